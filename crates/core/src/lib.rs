@@ -1,0 +1,39 @@
+//! The contract of Windlass: the words, the traits and the errors that everything else agrees on.
+//!
+//! This crate does no I/O and spawns no tasks. Adapters depend on it and on nothing else of ours.
+
+pub mod compute;
+mod error;
+mod ids;
+mod resources;
+mod retry;
+mod spec;
+mod status;
+pub mod storage;
+mod time;
+pub mod units;
+
+pub use compute::{
+    ComputeError, ComputeErrorKind, ComputeTarget, Found, JobEnd, JobHandle, JobSpec, Location, LogStream,
+    Observation, Phase, Secret, Staging, SubmitKey, Submitted, TargetCapabilities, Usage,
+};
+pub use error::error_chain;
+pub use ids::{
+    AttemptNo, FencingToken, IdSource, InvalidName, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
+};
+pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amount};
+pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
+pub use spec::{
+    Action, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation, Join, LookupSpec, MapOver,
+    MapSpec, OnFailure, OutcomeRule, OutputRef, Overlap, ParamSpec, ParamType, PipelineSpec, PublishSpec, RunSpec,
+    ScheduleSpec, SoftwareSpec, StepPolicy, StepSpec, Template, WaitSpec,
+};
+pub use status::{
+    Failure, FailureClass, Outcome, RunState, SkipReason, StepState, TimeoutKind, WaitReason,
+};
+pub use storage::{
+    Artifact, ByteStream, Digest, InvalidDigest, InvalidKey, InvalidUri, Manifest, ManifestEntry, ObjectKey,
+    ObjectMeta, ObjectVersion, PutMode, RunFolder, Storage, StorageCapabilities, StorageError, StorageErrorKind,
+    StorageExt, StorageUri, Storages,
+};
+pub use time::{Clock, ClockExt, InvalidTime, LogicalDate, Timestamp};
