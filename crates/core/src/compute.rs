@@ -44,14 +44,27 @@ pub struct SubmitKey {
 
 impl SubmitKey {
     /// Returns a key.
-    pub fn new(owner: impl Into<String>, run: RunId, step: impl Into<String>, attempt: AttemptNo) -> Self {
-        Self { owner: owner.into(), run, step: step.into(), attempt }
+    pub fn new(
+        owner: impl Into<String>,
+        run: RunId,
+        step: impl Into<String>,
+        attempt: AttemptNo,
+    ) -> Self {
+        Self {
+            owner: owner.into(),
+            run,
+            step: step.into(),
+            attempt,
+        }
     }
 
     /// Returns `wl-` and 32 hex digits: the name towards a cluster, the same every time.
     #[must_use]
     pub fn native_name(&self) -> String {
-        let text = format!("{}\n{}\n{}\n{}", self.owner, self.run, self.step, self.attempt);
+        let text = format!(
+            "{}\n{}\n{}\n{}",
+            self.owner, self.run, self.step, self.attempt
+        );
         format!("wl-{}", &blake3::hash(text.as_bytes()).to_hex()[..32])
     }
 }
@@ -177,7 +190,10 @@ pub struct JobHandle {
 impl JobHandle {
     /// Returns a handle.
     pub fn new(key: SubmitKey, native_id: impl Into<String>) -> Self {
-        Self { key, native_id: native_id.into() }
+        Self {
+            key,
+            native_id: native_id.into(),
+        }
     }
 }
 
@@ -262,15 +278,24 @@ impl JobEnd {
     pub fn failure(&self) -> Option<Failure> {
         Some(match self {
             Self::Exit(0) | Self::Cancelled => return None,
-            Self::Exit(code) => Failure::new(FailureClass::User, format!("exit code {code}")).with_exit_code(*code),
-            Self::Signal(n) => Failure::new(FailureClass::User, format!("ended by signal {n}")).with_signal(*n),
+            Self::Exit(code) => {
+                Failure::new(FailureClass::User, format!("exit code {code}")).with_exit_code(*code)
+            }
+            Self::Signal(n) => {
+                Failure::new(FailureClass::User, format!("ended by signal {n}")).with_signal(*n)
+            }
             Self::OutOfMemory => Failure::new(FailureClass::OutOfMemory, "ran out of memory"),
-            Self::TimeLimit => Failure::new(FailureClass::TimedOut, "ran longer than its time limit"),
+            Self::TimeLimit => {
+                Failure::new(FailureClass::TimedOut, "ran longer than its time limit")
+            }
             Self::Preempted => Failure::new(FailureClass::Preempted, "preempted by the target"),
             Self::Lost => Failure::new(FailureClass::Lost, "lost with its host"),
             Self::Rejected(why) => Failure::permanent(format!("refused by the target: {why}")),
             Self::StartFailed(why) => Failure::permanent(format!("could not be started: {why}")),
-            Self::Unknown(why) => Failure::new(FailureClass::Lost, format!("nobody can tell how it ended: {why}")),
+            Self::Unknown(why) => Failure::new(
+                FailureClass::Lost,
+                format!("nobody can tell how it ended: {why}"),
+            ),
         })
     }
 }
@@ -313,7 +338,13 @@ impl Observation {
     /// Returns an observation without usage.
     #[must_use]
     pub const fn new(key: SubmitKey, phase: Phase) -> Self {
-        Self { key, phase, usage: None, degraded: Vec::new(), started_at: None }
+        Self {
+            key,
+            phase,
+            usage: None,
+            degraded: Vec::new(),
+            started_at: None,
+        }
     }
 
     /// Adds usage.
@@ -471,7 +502,12 @@ pub trait ComputeTarget: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ComputeErrorKind::NotFound`] if the job or its log is gone.
-    async fn logs(&self, handle: &JobHandle, stream: LogStream, offset: u64) -> Result<Bytes, ComputeError>;
+    async fn logs(
+        &self,
+        handle: &JobHandle,
+        stream: LogStream,
+        offset: u64,
+    ) -> Result<Bytes, ComputeError>;
 
     /// Forgets a job whose end is recorded; an unknown job is no error.
     ///

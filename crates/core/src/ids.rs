@@ -101,13 +101,17 @@ fn clip(name: &str) -> String {
 fn is_lower_name(name: &str, max: usize) -> bool {
     (1..=max).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn is_word_name(name: &str, max: usize) -> bool {
     (1..=max).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 name_type!(
@@ -194,7 +198,11 @@ impl RunId {
         let mut bytes = [0_u8; 16];
         bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
         bytes[6..].copy_from_slice(&random.to_be_bytes()[6..]);
-        Self(uuid::Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid())
+        Self(
+            uuid::Builder::from_bytes(bytes)
+                .with_version(uuid::Version::SortRand)
+                .into_uuid(),
+        )
     }
 
     /// Returns the id as a UUID.
@@ -306,7 +314,10 @@ impl Slot {
     /// Names one item of a mapped step.
     #[must_use]
     pub const fn item(step: u32, item: u32) -> Self {
-        Self { step, item: Some(item) }
+        Self {
+            step,
+            item: Some(item),
+        }
     }
 }
 

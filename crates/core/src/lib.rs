@@ -2,38 +2,59 @@
 //!
 //! This crate does no I/O and spawns no tasks. Adapters depend on it and on nothing else of ours.
 
+mod alert;
 pub mod compute;
 mod error;
+mod expression;
 mod ids;
 mod resources;
 mod retry;
+pub mod run_store;
 mod spec;
 mod status;
+mod step;
 pub mod storage;
 mod time;
 pub mod units;
 
+pub use alert::{
+    AlertKind, Notification, Notifier, NotifyError, NotifyErrorKind, Occasion, Reactor, Receipt,
+    Severity,
+};
 pub use compute::{
-    ComputeError, ComputeErrorKind, ComputeTarget, Found, JobEnd, JobHandle, JobSpec, Location, LogStream,
-    Observation, Phase, Secret, Staging, SubmitKey, Submitted, TargetCapabilities, Usage,
+    ComputeError, ComputeErrorKind, ComputeTarget, Found, JobEnd, JobHandle, JobSpec, Location,
+    LogStream, Observation, Phase, Secret, Staging, SubmitKey, Submitted, TargetCapabilities,
+    Usage,
 };
 pub use error::error_chain;
+pub use expression::{ExpressionError, Expressions, LiteralsOnly, References, is_true};
 pub use ids::{
-    AttemptNo, FencingToken, IdSource, InvalidName, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
+    AttemptNo, FencingToken, IdSource, InvalidName, LogicalName, PipelineName, RunId, RunKey, Slot,
+    StepName,
 };
 pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amount};
 pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
+pub use run_store::{
+    AttemptEnd, AttemptRecord, Change, Durability, EventKind, EventRecord, OutboxRecord,
+    OutboxState, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore, StepRecord, StoreError,
+    StoreErrorKind, Transition, Verdict, VersionRecord,
+};
 pub use spec::{
-    Action, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation, Join, LookupSpec, MapOver,
-    MapSpec, OnFailure, OutcomeRule, OutputRef, Overlap, ParamSpec, ParamType, PipelineSpec, PublishSpec, RunSpec,
-    ScheduleSpec, SoftwareSpec, StepPolicy, StepSpec, Template, WaitSpec,
+    Action, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation, Join,
+    LookupSpec, MapOver, MapSpec, OnFailure, OutcomeRule, OutputRef, Overlap, ParamSpec, ParamType,
+    PipelineSpec, PublishSpec, RunSpec, ScheduleSpec, SoftwareSpec, StepPolicy, StepSpec, Template,
+    WaitSpec,
 };
 pub use status::{
     Failure, FailureClass, Outcome, RunState, SkipReason, StepState, TimeoutKind, WaitReason,
 };
+pub use step::{
+    CancelSignal, FnStep, Json, RunContext, Step, StepContext, StepError, StepErrorKind,
+    StepOutput, from_fn,
+};
 pub use storage::{
-    Artifact, ByteStream, Digest, InvalidDigest, InvalidKey, InvalidUri, Manifest, ManifestEntry, ObjectKey,
-    ObjectMeta, ObjectVersion, PutMode, RunFolder, Storage, StorageCapabilities, StorageError, StorageErrorKind,
-    StorageExt, StorageUri, Storages,
+    Artifact, ByteStream, Digest, InvalidDigest, InvalidKey, InvalidUri, Manifest, ManifestEntry,
+    ObjectKey, ObjectMeta, ObjectVersion, PutMode, RunFolder, Storage, StorageCapabilities,
+    StorageError, StorageErrorKind, StorageExt, StorageUri, Storages,
 };
 pub use time::{Clock, ClockExt, InvalidTime, LogicalDate, Timestamp};

@@ -18,7 +18,7 @@ use crate::units::format_bytes;
 /// let request = Resources::new().cpu_cores(2).memory_gib(4).named("licence", 1);
 /// assert_eq!(request.get("cpu"), 2_000);
 /// assert_eq!(request.get("memory"), 4 << 30);
-/// assert_eq!(request.to_string(), "2 cpu, 4GiB memory, 1 licence");
+/// assert_eq!(request.to_string(), "2 cpu, 1 licence, 4GiB memory");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -130,7 +130,12 @@ impl Resources {
         self.amounts.iter().find_map(|(name, asked)| {
             let limit = *limit.amounts.get(name)?;
             let used = in_use.get(name);
-            (used.saturating_add(*asked) > limit).then_some(Excess { name, asked: *asked, used, limit })
+            (used.saturating_add(*asked) > limit).then_some(Excess {
+                name,
+                asked: *asked,
+                used,
+                limit,
+            })
         })
     }
 }
@@ -153,7 +158,7 @@ pub struct Excess<'a> {
 #[must_use]
 pub fn format_amount(name: &str, amount: u64) -> String {
     match name {
-        CPU | GPU if amount % 1_000 == 0 => format!("{}", amount / 1_000),
+        CPU | GPU if amount.is_multiple_of(1_000) => format!("{}", amount / 1_000),
         CPU | GPU => format!("{}", amount as f64 / 1_000.0),
         MEMORY | DISK => format_bytes(amount),
         _ => amount.to_string(),
@@ -194,7 +199,10 @@ impl Quota {
     /// # Errors
     /// [`crate::InvalidName`] if the name breaks the rules of a [`LogicalName`].
     pub fn new(pool: &str, limit: Resources) -> Result<Self, crate::InvalidName> {
-        Ok(Self { pool: LogicalName::new(pool)?, limit })
+        Ok(Self {
+            pool: LogicalName::new(pool)?,
+            limit,
+        })
     }
 
     /// Returns the name of the pool.

@@ -41,19 +41,33 @@ impl Backoff {
     /// assert_eq!(b.ceiling(9), Duration::from_secs(300));
     /// ```
     pub fn exponential(initial: Duration, max: Duration) -> Result<Self, InvertedDelays> {
-        if initial > max { Err(InvertedDelays) } else { Ok(Self { initial, max, jitter: true }) }
+        if initial > max {
+            Err(InvertedDelays)
+        } else {
+            Ok(Self {
+                initial,
+                max,
+                jitter: true,
+            })
+        }
     }
 
     /// Returns a backoff that always waits exactly `delay`.
     #[must_use]
     pub const fn constant(delay: Duration) -> Self {
-        Self { initial: delay, max: delay, jitter: false }
+        Self {
+            initial: delay,
+            max: delay,
+            jitter: false,
+        }
     }
 
     /// Returns the longest wait after `failed` attempts (from 1).
     #[must_use]
     pub fn ceiling(&self, failed: u32) -> Duration {
-        let factor = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX);
+        let factor = 1_u32
+            .checked_shl(failed.saturating_sub(1))
+            .unwrap_or(u32::MAX);
         self.initial.saturating_mul(factor).min(self.max)
     }
 
@@ -72,7 +86,11 @@ impl Backoff {
 impl Default for Backoff {
     /// 10 s doubling to 5 min, full jitter: long enough for a restart elsewhere, short enough for a person who waits.
     fn default() -> Self {
-        Self { initial: Duration::from_secs(10), max: Duration::from_secs(300), jitter: true }
+        Self {
+            initial: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            jitter: true,
+        }
     }
 }
 
@@ -138,7 +156,11 @@ impl RetryPolicy {
     /// Returns a policy with that many tries in all; zero counts as one.
     #[must_use]
     pub fn attempts(max_attempts: u32) -> Self {
-        Self { max_attempts: max_attempts.max(1), backoff: Backoff::default(), classes: BTreeMap::new() }
+        Self {
+            max_attempts: max_attempts.max(1),
+            backoff: Backoff::default(),
+            classes: BTreeMap::new(),
+        }
     }
 
     /// Sets the wait between tries.
@@ -172,15 +194,31 @@ impl RetryPolicy {
     /// `burned` counts attempts so far that count against the policy, this one included if it does;
     /// `lost` counts infrastructure failures so far, this one included if it is one.
     #[must_use]
-    pub fn next_delay(&self, failure: &Failure, burned: u32, lost: u32, random: u64) -> Option<Duration> {
+    pub fn next_delay(
+        &self,
+        failure: &Failure,
+        burned: u32,
+        lost: u32,
+        random: u64,
+    ) -> Option<Duration> {
         if failure.permanent {
             return None;
         }
-        let class = self.classes.get(&failure.class).copied().unwrap_or_default();
+        let class = self
+            .classes
+            .get(&failure.class)
+            .copied()
+            .unwrap_or_default();
         let backoff = class.backoff.unwrap_or(self.backoff);
         if failure.class.is_infrastructure() {
             let allowed = lost <= Self::INFRASTRUCTURE_BUDGET && class.max_attempts != Some(1);
-            return allowed.then(|| if lost <= 1 { Duration::ZERO } else { backoff.delay(lost - 1, random) });
+            return allowed.then(|| {
+                if lost <= 1 {
+                    Duration::ZERO
+                } else {
+                    backoff.delay(lost - 1, random)
+                }
+            });
         }
         let max = class.max_attempts.unwrap_or(self.max_attempts);
         (burned < max).then(|| backoff.delay(burned, random))
@@ -189,8 +227,15 @@ impl RetryPolicy {
     /// Returns the memory to ask for at `attempt` after `out_of_memory` failures for memory, given the first request.
     #[must_use]
     pub fn memory_after(&self, class: FailureClass, times: u32, first: u64) -> u64 {
-        let percent = self.class(class).and_then(|c| c.grow_memory_percent).unwrap_or(0);
-        (0..times.min(64)).fold(first, |m, _| m.saturating_add((u128::from(m) * u128::from(percent) / 100).min(u128::from(u64::MAX)) as u64))
+        let percent = self
+            .class(class)
+            .and_then(|c| c.grow_memory_percent)
+            .unwrap_or(0);
+        (0..times.min(64)).fold(first, |m, _| {
+            m.saturating_add(
+                (u128::from(m) * u128::from(percent) / 100).min(u128::from(u64::MAX)) as u64,
+            )
+        })
     }
 
     /// Returns true if `attempt` is the last one that the policy allows.
@@ -212,15 +257,35 @@ impl RetryPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     queue: Option<Duration>,
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     start: Option<Duration>,
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     run: Option<Duration>,
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     total: Option<Duration>,
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     heartbeat: Option<Duration>,
 }
 
@@ -286,9 +351,18 @@ mod tests {
 
     #[test]
     fn memory_doubles_for_each_out_of_memory() {
-        let grow = ClassRetry { grow_memory_percent: Some(100), ..ClassRetry::default() };
+        let grow = ClassRetry {
+            grow_memory_percent: Some(100),
+            ..ClassRetry::default()
+        };
         let policy = RetryPolicy::retries(3).with_class(FailureClass::OutOfMemory, grow);
-        assert_eq!(policy.memory_after(FailureClass::OutOfMemory, 2, 1 << 30), 4 << 30);
-        assert_eq!(policy.memory_after(FailureClass::Preempted, 2, 1 << 30), 1 << 30);
+        assert_eq!(
+            policy.memory_after(FailureClass::OutOfMemory, 2, 1 << 30),
+            4 << 30
+        );
+        assert_eq!(
+            policy.memory_after(FailureClass::Preempted, 2, 1 << 30),
+            1 << 30
+        );
     }
 }

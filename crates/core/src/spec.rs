@@ -145,11 +145,15 @@ impl Conditions {
     /// Returns the words of the set.
     #[must_use]
     pub fn words(self) -> Vec<&'static str> {
-        [(Self::SUCCEEDED, "succeeded"), (Self::FAILED, "failed"), (Self::SKIPPED, "skipped")]
-            .into_iter()
-            .filter(|(c, _)| self.contains(*c))
-            .map(|(_, w)| w)
-            .collect()
+        [
+            (Self::SUCCEEDED, "succeeded"),
+            (Self::FAILED, "failed"),
+            (Self::SKIPPED, "skipped"),
+        ]
+        .into_iter()
+        .filter(|(c, _)| self.contains(*c))
+        .map(|(_, w)| w)
+        .collect()
     }
 
     /// Returns the condition of one word.
@@ -180,10 +184,12 @@ impl Serialize for Conditions {
 impl<'de> Deserialize<'de> for Conditions {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let words = Vec::<String>::deserialize(d)?;
-        let set = words.iter().try_fold(0, |bits, word| Some(bits | Self::from_word(word)?.0));
-        set.filter(|bits| *bits != 0)
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("conditions are succeeded, failed, skipped, completed"))
+        let set = words
+            .iter()
+            .try_fold(0, |bits, word| Some(bits | Self::from_word(word)?.0));
+        set.filter(|bits| *bits != 0).map(Self).ok_or_else(|| {
+            serde::de::Error::custom("conditions are succeeded, failed, skipped, completed")
+        })
     }
 }
 
@@ -274,8 +280,15 @@ pub enum Isolation {
 
 impl Isolation {
     /// Every property, in the order of the definition.
-    pub const ALL: &'static [Self] =
-        &[Self::Files, Self::Network, Self::Processes, Self::Memory, Self::ProcessCount, Self::Cpu, Self::Syscalls];
+    pub const ALL: &'static [Self] = &[
+        Self::Files,
+        Self::Network,
+        Self::Processes,
+        Self::Memory,
+        Self::ProcessCount,
+        Self::Cpu,
+        Self::Syscalls,
+    ];
 
     /// Returns the word that files and people use.
     #[must_use]
@@ -361,7 +374,10 @@ pub struct CopySpec {
 impl CopySpec {
     /// Returns a copy into the run's own folder.
     pub fn new(from: impl Into<Template>) -> Self {
-        Self { from: from.into(), to: None }
+        Self {
+            from: from.into(),
+            to: None,
+        }
     }
 }
 
@@ -383,7 +399,11 @@ impl PublishSpec {
     /// Returns a publication without readers.
     #[must_use]
     pub const fn new(from: Vec<OutputRef>, dataset: LogicalName) -> Self {
-        Self { from, dataset, readers: Vec::new() }
+        Self {
+            from,
+            dataset,
+            readers: Vec::new(),
+        }
     }
 }
 
@@ -402,7 +422,10 @@ impl ChildSpec {
     /// Returns a child run without parameters.
     #[must_use]
     pub const fn new(pipeline: PipelineName) -> Self {
-        Self { pipeline, parameters: BTreeMap::new() }
+        Self {
+            pipeline,
+            parameters: BTreeMap::new(),
+        }
     }
 }
 
@@ -513,7 +536,12 @@ impl MapSpec {
     /// Returns a map over `over` whose items are called `item`.
     #[must_use]
     pub const fn new(over: MapOver, item: LogicalName) -> Self {
-        Self { over, item, max_parallel: None, tolerate_failed: 0 }
+        Self {
+            over,
+            item,
+            max_parallel: None,
+            tolerate_failed: 0,
+        }
     }
 }
 
@@ -548,7 +576,11 @@ pub struct StepPolicy {
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
     /// Time between a request to stop and the kill.
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub grace: Option<Duration>,
 }
 
@@ -590,7 +622,15 @@ impl StepSpec {
     /// Returns a step without predecessors.
     #[must_use]
     pub fn new(name: StepName, action: Action) -> Self {
-        Self { name, action, edges: Vec::new(), join: Join::All, when: None, map: None, policy: Arc::default() }
+        Self {
+            name,
+            action,
+            edges: Vec::new(),
+            join: Join::All,
+            when: None,
+            map: None,
+            policy: Arc::default(),
+        }
     }
 
     /// Adds an edge that holds when `step` succeeded.
@@ -714,7 +754,12 @@ pub struct ScheduleSpec {
 impl ScheduleSpec {
     /// Returns a schedule without catch-up whose overlapping fires are skipped.
     pub fn new(cron: impl Into<String>, timezone: impl Into<String>) -> Self {
-        Self { cron: cron.into(), timezone: timezone.into(), catch_up: CatchUp::None, overlap: Overlap::Skip }
+        Self {
+            cron: cron.into(),
+            timezone: timezone.into(),
+            catch_up: CatchUp::None,
+            overlap: Overlap::Skip,
+        }
     }
 }
 
@@ -778,7 +823,11 @@ pub struct PipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleSpec>,
     /// How long a run may take in all; it fails after that.
-    #[serde(default, with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub deadline: Option<Duration>,
     /// What a failed step does to the rest.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -111,7 +111,10 @@ impl StepState {
     /// Returns true for states that a step never leaves.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Cached | Self::Failed | Self::Skipped | Self::Cancelled)
+        matches!(
+            self,
+            Self::Succeeded | Self::Cached | Self::Failed | Self::Skipped | Self::Cancelled
+        )
     }
 
     /// Returns true if its outputs may be used.
@@ -203,13 +206,22 @@ impl Failure {
     /// Returns a failure of that class that may be retried.
     #[must_use]
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), exit_code: None, signal: None, permanent: false }
+        Self {
+            class,
+            message: message.into(),
+            exit_code: None,
+            signal: None,
+            permanent: false,
+        }
     }
 
     /// Returns a failure of the step's own code that would happen again.
     #[must_use]
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self { permanent: true, ..Self::new(FailureClass::User, message) }
+        Self {
+            permanent: true,
+            ..Self::new(FailureClass::User, message)
+        }
     }
 
     /// Adds the exit code.
@@ -336,7 +348,14 @@ impl fmt::Display for WaitReason {
                     more => write!(f, " and {more} more"),
                 }
             }
-            Self::Quota { pool, resource, asked, used, limit, .. } => write!(
+            Self::Quota {
+                pool,
+                resource,
+                asked,
+                used,
+                limit,
+                ..
+            } => write!(
                 f,
                 "waits for {resource} in pool {pool}: asks {}, {} of {} in use",
                 format_amount(resource, *asked),

@@ -30,7 +30,9 @@ pub struct ObjectKey(String);
 
 /// A key that would leave its storage, or that no storage could hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("key {0:?} is not valid: use parts joined by `/`, none empty, `.` or `..`, without control characters or `\\`, at most 1024 bytes")]
+#[error(
+    "key {0:?} is not valid: use parts joined by `/`, none empty, `.` or `..`, without control characters or `\\`, at most 1024 bytes"
+)]
 pub struct InvalidKey(String);
 
 impl ObjectKey {
@@ -50,7 +52,12 @@ impl ObjectKey {
         if key.is_empty() && text.is_empty() {
             return Ok(Self::root());
         }
-        let good_part = |p: &str| !p.is_empty() && p != "." && p != ".." && !p.chars().any(|c| c.is_control() || c == '\\');
+        let good_part = |p: &str| {
+            !p.is_empty()
+                && p != "."
+                && p != ".."
+                && !p.chars().any(|c| c.is_control() || c == '\\')
+        };
         if key.len() <= 1_024 && key.split('/').all(good_part) {
             Ok(Self(key.to_owned()))
         } else {
@@ -63,7 +70,11 @@ impl ObjectKey {
     /// # Errors
     /// [`InvalidKey`] as for [`Self::parse`].
     pub fn join(&self, below: &str) -> Result<Self, InvalidKey> {
-        if self.0.is_empty() { Self::parse(below) } else { Self::parse(&format!("{}/{below}", self.0)) }
+        if self.0.is_empty() {
+            Self::parse(below)
+        } else {
+            Self::parse(&format!("{}/{below}", self.0))
+        }
     }
 
     /// Returns the key as text, without a `/` at either end.
@@ -139,7 +150,11 @@ impl StorageUri {
     /// Returns the place of `key` in `storage`.
     #[must_use]
     pub const fn new(storage: LogicalName, key: ObjectKey, folder: bool) -> Self {
-        Self { storage, key, folder }
+        Self {
+            storage,
+            key,
+            folder,
+        }
     }
 
     /// Reads `STORAGE://KEY`.
@@ -147,18 +162,31 @@ impl StorageUri {
     /// # Errors
     /// [`InvalidUri`] says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, InvalidUri> {
-        let bad = |reason: String| InvalidUri { text: text.chars().take(120).collect(), reason };
-        let (storage, key) = text.split_once("://").ok_or_else(|| bad("`://` is missing".to_owned()))?;
+        let bad = |reason: String| InvalidUri {
+            text: text.chars().take(120).collect(),
+            reason,
+        };
+        let (storage, key) = text
+            .split_once("://")
+            .ok_or_else(|| bad("`://` is missing".to_owned()))?;
         let storage = LogicalName::new(storage).map_err(|e| bad(e.rule().to_owned()))?;
         let folder = key.is_empty() || key.ends_with('/');
         let key = ObjectKey::parse(key).map_err(|e| bad(e.to_string()))?;
-        Ok(Self { storage, key, folder })
+        Ok(Self {
+            storage,
+            key,
+            folder,
+        })
     }
 }
 
 impl fmt::Display for StorageUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slash = if self.folder && !self.key.as_str().is_empty() { "/" } else { "" };
+        let slash = if self.folder && !self.key.as_str().is_empty() {
+            "/"
+        } else {
+            ""
+        };
         write!(f, "{}://{}{slash}", self.storage, self.key)
     }
 }
@@ -209,7 +237,9 @@ impl fmt::Display for Digest {
 impl std::str::FromStr for Digest {
     type Err = InvalidDigest;
     fn from_str(s: &str) -> Result<Self, InvalidDigest> {
-        blake3::Hash::from_hex(s).map(|h| Self(*h.as_bytes())).map_err(|_| InvalidDigest)
+        blake3::Hash::from_hex(s)
+            .map(|h| Self(*h.as_bytes()))
+            .map_err(|_| InvalidDigest)
     }
 }
 
@@ -226,7 +256,9 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -265,8 +297,18 @@ pub struct ObjectMeta {
 impl ObjectMeta {
     /// Returns what is known.
     #[must_use]
-    pub const fn new(key: ObjectKey, size: u64, modified: Timestamp, version: ObjectVersion) -> Self {
-        Self { key, size, modified, version }
+    pub const fn new(
+        key: ObjectKey,
+        size: u64,
+        modified: Timestamp,
+        version: ObjectVersion,
+    ) -> Self {
+        Self {
+            key,
+            size,
+            modified,
+            version,
+        }
     }
 }
 
@@ -286,7 +328,11 @@ impl StorageCapabilities {
     /// Returns capabilities of those kinds.
     #[must_use]
     pub const fn new(create_if_absent: bool, compare_and_swap: bool, local_paths: bool) -> Self {
-        Self { create_if_absent, compare_and_swap, local_paths }
+        Self {
+            create_if_absent,
+            compare_and_swap,
+            local_paths,
+        }
     }
 }
 
@@ -347,13 +393,22 @@ pub trait Storage: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Those of [`PutMode`]; an error of `data` ends the put and leaves nothing.
-    async fn put_stream(&self, key: &ObjectKey, data: ByteStream, mode: PutMode) -> Result<ObjectMeta, StorageError>;
+    async fn put_stream(
+        &self,
+        key: &ObjectKey,
+        data: ByteStream,
+        mode: PutMode,
+    ) -> Result<ObjectMeta, StorageError>;
 
     /// Reads an object, or `range` of it (bytes from the start; an end past the object is cut).
     ///
     /// # Errors
     /// [`StorageErrorKind::NotFound`]; an error in the stream ends it.
-    async fn get_stream(&self, key: &ObjectKey, range: Option<std::ops::Range<u64>>) -> Result<(ObjectMeta, ByteStream), StorageError>;
+    async fn get_stream(
+        &self,
+        key: &ObjectKey,
+        range: Option<std::ops::Range<u64>>,
+    ) -> Result<(ObjectMeta, ByteStream), StorageError>;
 
     /// Returns what is known of an object.
     ///
@@ -394,8 +449,18 @@ pub trait StorageExt: Storage {
     ///
     /// # Errors
     /// As [`Storage::put_stream`].
-    async fn put(&self, key: &ObjectKey, data: Bytes, mode: PutMode) -> Result<ObjectMeta, StorageError> {
-        self.put_stream(key, futures::stream::once(async move { Ok(data) }).boxed(), mode).await
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        data: Bytes,
+        mode: PutMode,
+    ) -> Result<ObjectMeta, StorageError> {
+        self.put_stream(
+            key,
+            futures::stream::once(async move { Ok(data) }).boxed(),
+            mode,
+        )
+        .await
     }
 
     /// Reads a whole object of at most `limit` bytes.
@@ -405,10 +470,20 @@ pub trait StorageExt: Storage {
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(ObjectMeta, Bytes), StorageError> {
         let (meta, stream) = self.get_stream(key, None).await?;
         if meta.size > limit {
-            return Err(StorageError::unsupported(format!("object is larger than {limit} bytes key=`{key}` size=`{}`", meta.size)));
+            return Err(StorageError::unsupported(format!(
+                "object is larger than {limit} bytes key=`{key}` size=`{}`",
+                meta.size
+            )));
         }
         let parts: Vec<Bytes> = stream.try_collect().await?;
-        Ok((meta, if let [one] = parts.as_slice() { one.clone() } else { parts.concat().into() }))
+        Ok((
+            meta,
+            if let [one] = parts.as_slice() {
+                one.clone()
+            } else {
+                parts.concat().into()
+            },
+        ))
     }
 
     /// Returns the objects below `folder`, sorted by key.
@@ -445,7 +520,12 @@ impl Artifact {
     /// Returns an artifact.
     #[must_use]
     pub const fn new(at: StorageUri, objects: u64, bytes: u64, digest: Digest) -> Self {
-        Self { at, objects, bytes, digest }
+        Self {
+            at,
+            objects,
+            bytes,
+            digest,
+        }
     }
 }
 
@@ -464,7 +544,11 @@ pub struct ManifestEntry {
 impl ManifestEntry {
     /// Returns an entry.
     pub fn new(path: impl Into<String>, bytes: u64, digest: Digest) -> Self {
-        Self { path: path.into(), bytes, digest }
+        Self {
+            path: path.into(),
+            bytes,
+            digest,
+        }
     }
 }
 
@@ -494,31 +578,70 @@ pub struct Manifest {
 impl Manifest {
     /// Returns a manifest of this format.
     #[must_use]
-    pub fn new(run: RunId, step: String, attempt: AttemptNo, at: Timestamp, mut entries: Vec<ManifestEntry>) -> Self {
+    pub fn new(
+        run: RunId,
+        step: String,
+        attempt: AttemptNo,
+        at: Timestamp,
+        mut entries: Vec<ManifestEntry>,
+    ) -> Self {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Self { version: 1, run, step, attempt, at, entries, result: None }
+        Self {
+            version: 1,
+            run,
+            step,
+            attempt,
+            at,
+            entries,
+            result: None,
+        }
     }
 
     /// Returns the artifact that one output is: `folder` is where the outputs of the manifest lie.
     #[must_use]
-    pub fn artifact(&self, output: &LogicalName, storage: &LogicalName, folder: &ObjectKey) -> Option<Artifact> {
+    pub fn artifact(
+        &self,
+        output: &LogicalName,
+        storage: &LogicalName,
+        folder: &ObjectKey,
+    ) -> Option<Artifact> {
         let name = output.as_str();
         if let Some(file) = self.entries.iter().find(|e| e.path == name) {
             let key = folder.join(name).ok()?;
-            return Some(Artifact::new(StorageUri::new(storage.clone(), key, false), 1, file.bytes, file.digest));
+            return Some(Artifact::new(
+                StorageUri::new(storage.clone(), key, false),
+                1,
+                file.bytes,
+                file.digest,
+            ));
         }
-        let below: Vec<_> = self.entries.iter().filter(|e| e.path.strip_prefix(name).is_some_and(|r| r.starts_with('/'))).collect();
+        let below: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|e| {
+                e.path
+                    .strip_prefix(name)
+                    .is_some_and(|r| r.starts_with('/'))
+            })
+            .collect();
         if below.is_empty() {
             return None;
         }
         let mut hasher = blake3::Hasher::new();
         for e in &below {
-            hasher.update(format!("{} {} {}\n", e.digest, e.bytes, &e.path[name.len() + 1..]).as_bytes());
+            hasher.update(
+                format!("{} {} {}\n", e.digest, e.bytes, &e.path[name.len() + 1..]).as_bytes(),
+            );
         }
         let key = folder.join(name).ok()?;
         let bytes = below.iter().map(|e| e.bytes).sum();
         let digest = Digest(*hasher.finalize().as_bytes());
-        Some(Artifact::new(StorageUri::new(storage.clone(), key, true), below.len() as u64, bytes, digest))
+        Some(Artifact::new(
+            StorageUri::new(storage.clone(), key, true),
+            below.len() as u64,
+            bytes,
+            digest,
+        ))
     }
 }
 
@@ -548,7 +671,9 @@ impl RunFolder {
     /// Returns the folder of a run.
     #[must_use]
     pub fn new(model: &PipelineName, date: LogicalDate, run: RunId) -> Self {
-        Self { folder: format!("{model}/runs/{date}/{run}") }
+        Self {
+            folder: format!("{model}/runs/{date}/{run}"),
+        }
     }
 
     /// Returns the folder itself.
@@ -580,7 +705,19 @@ mod tests {
 
     #[test]
     fn a_key_never_leaves_its_storage() {
-        for bad in ["/", "/a", "a//b", ".", "..", "a/..", "a/./b", "a\\b", "a\nb", "//", &"x".repeat(1_025)] {
+        for bad in [
+            "/",
+            "/a",
+            "a//b",
+            ".",
+            "..",
+            "a/..",
+            "a/./b",
+            "a\\b",
+            "a\nb",
+            "//",
+            &"x".repeat(1_025),
+        ] {
             assert!(ObjectKey::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(ObjectKey::parse("a/b/").unwrap().as_str(), "a/b");
@@ -593,12 +730,31 @@ mod tests {
     fn an_artifact_of_a_manifest_is_a_file_or_a_folder() {
         let run = RunId::from_parts(Timestamp::from_micros(0), 1);
         let d = Digest::of(b"x");
-        let entries = vec![ManifestEntry::new("model/b", 1, d), ManifestEntry::new("model/a", 2, d), ManifestEntry::new("report", 3, d)];
-        let m = Manifest::new(run, "train".into(), AttemptNo::new(1), Timestamp::default(), entries);
-        let (lake, folder) = (LogicalName::new("lake").unwrap(), ObjectKey::parse("f").unwrap());
+        let entries = vec![
+            ManifestEntry::new("model/b", 1, d),
+            ManifestEntry::new("model/a", 2, d),
+            ManifestEntry::new("report", 3, d),
+        ];
+        let m = Manifest::new(
+            run,
+            "train".into(),
+            AttemptNo::new(1),
+            Timestamp::default(),
+            entries,
+        );
+        let (lake, folder) = (
+            LogicalName::new("lake").unwrap(),
+            ObjectKey::parse("f").unwrap(),
+        );
         let get = |n: &str| m.artifact(&LogicalName::new(n).unwrap(), &lake, &folder);
-        assert_eq!(get("report").map(|a| (a.objects, a.bytes, a.at.to_string())), Some((1, 3, "lake://f/report".into())));
-        assert_eq!(get("model").map(|a| (a.objects, a.bytes, a.at.to_string())), Some((2, 3, "lake://f/model/".into())));
+        assert_eq!(
+            get("report").map(|a| (a.objects, a.bytes, a.at.to_string())),
+            Some((1, 3, "lake://f/report".into()))
+        );
+        assert_eq!(
+            get("model").map(|a| (a.objects, a.bytes, a.at.to_string())),
+            Some((2, 3, "lake://f/model/".into()))
+        );
         assert_eq!(get("mod"), None);
     }
 }

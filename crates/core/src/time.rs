@@ -17,7 +17,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// assert_eq!(t.to_string(), "2023-11-14T22:13:20Z");
 /// assert_eq!("2023-11-14T22:13:20Z".parse::<Timestamp>().unwrap(), t);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
@@ -37,7 +39,10 @@ impl Timestamp {
     /// Returns the instant `by` later, or the last one there is.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// Returns the time from `earlier` to here; zero if `earlier` is later.
@@ -49,7 +54,7 @@ impl Timestamp {
     /// Returns the day of this instant in UTC.
     #[must_use]
     pub fn date(self) -> LogicalDate {
-        LogicalDate(self.to_jiff().to_zoned(jiff::tz::TimeZone::UTC).date())
+        LogicalDate(jiff::tz::Offset::UTC.to_datetime(self.to_jiff()).date())
     }
 
     fn to_jiff(self) -> jiff::Timestamp {
@@ -81,7 +86,10 @@ impl FromStr for Timestamp {
     fn from_str(s: &str) -> Result<Self, InvalidTime> {
         s.parse::<jiff::Timestamp>()
             .map(|t| Self(t.as_microsecond()))
-            .map_err(|e| InvalidTime { expected: "instant (RFC 3339)", reason: e.to_string() })
+            .map_err(|e| InvalidTime {
+                expected: "instant (RFC 3339)",
+                reason: e.to_string(),
+            })
     }
 }
 
@@ -118,7 +126,10 @@ impl FromStr for LogicalDate {
             .ok()
             .filter(|_| ten)
             .map(Self)
-            .ok_or_else(|| InvalidTime { expected: "date (YYYY-MM-DD)", reason: format!("{:?}", s.chars().take(40).collect::<String>()) })
+            .ok_or_else(|| InvalidTime {
+                expected: "date (YYYY-MM-DD)",
+                reason: format!("{:?}", s.chars().take(40).collect::<String>()),
+            })
     }
 }
 
@@ -130,7 +141,9 @@ impl Serialize for LogicalDate {
 
 impl<'de> Deserialize<'de> for LogicalDate {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -182,12 +195,24 @@ mod tests {
         for micros in [i64::MIN, i64::MAX, 0] {
             assert!(!Timestamp::from_micros(micros).to_string().is_empty());
         }
-        assert_eq!(Timestamp::from_micros(i64::MAX).after(Duration::MAX).as_micros(), i64::MAX);
+        assert_eq!(
+            Timestamp::from_micros(i64::MAX)
+                .after(Duration::MAX)
+                .as_micros(),
+            i64::MAX
+        );
     }
 
     #[test]
     fn a_date_is_ten_characters_and_nothing_else() {
-        for bad in ["2026-1-1", "20260101", "2026-13-01", "2026-01-01T00:00", "", "+002026-01-01"] {
+        for bad in [
+            "2026-1-1",
+            "20260101",
+            "2026-13-01",
+            "2026-01-01T00:00",
+            "",
+            "+002026-01-01",
+        ] {
             assert!(bad.parse::<LogicalDate>().is_err(), "{bad}");
         }
     }

@@ -17,21 +17,30 @@ pub struct InvalidAmount {
 
 impl InvalidAmount {
     fn new(what: &'static str, text: &str, hint: &'static str) -> Self {
-        Self { what, text: text.chars().take(40).collect(), hint }
+        Self {
+            what,
+            text: text.chars().take(40).collect(),
+            hint,
+        }
     }
 }
 
 const DURATION_HINT: &str = "write a number and a unit of ms, s, m, h, d, as in `90s` or `2h30m`";
-const BYTES_HINT: &str = "write a number and a unit of B, KiB, MiB, GiB, TiB, KB, MB, GB, TB, as in `4GiB`";
+const BYTES_HINT: &str =
+    "write a number and a unit of B, KiB, MiB, GiB, TiB, KB, MB, GB, TB, as in `4GiB`";
 /// The longest duration a file may name: 100 years.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Splits `"1.5GiB…"` into number, unit and rest.
 fn number_and_unit(text: &str) -> Option<(&str, &str, &str)> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, rest) = text.split_at(digits);
     let rest = rest.trim_start();
-    let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+    let letters = rest
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(rest.len());
     let (unit, rest) = rest.split_at(letters);
     (!number.is_empty()).then_some((number, unit, rest))
 }
@@ -66,7 +75,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidAmount> {
         };
         let number: f64 = number.parse().map_err(|_| bad())?;
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
-        total = total.checked_add(part).filter(|t| *t <= MAX_DURATION).ok_or_else(bad)?;
+        total = total
+            .checked_add(part)
+            .filter(|t| *t <= MAX_DURATION)
+            .ok_or_else(bad)?;
         rest = tail.trim_start();
     }
     Ok(total)
@@ -84,7 +96,11 @@ pub fn format_duration(d: Duration) -> String {
         }
     }
     if millis > 0 || out.is_empty() {
-        out.push_str(&if out.is_empty() && millis == 0 { "0s".to_owned() } else { format!("{millis}ms") });
+        out.push_str(&if out.is_empty() && millis == 0 {
+            "0s".to_owned()
+        } else {
+            format!("{millis}ms")
+        });
     }
     out
 }
@@ -122,7 +138,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, InvalidAmount> {
         return whole.checked_mul(factor).ok_or_else(bad);
     }
     let value = number.parse::<f64>().map_err(|_| bad())? * factor as f64;
-    if value.is_finite() && value < u64::MAX as f64 { Ok(value.round() as u64) } else { Err(bad()) }
+    if value.is_finite() && value < u64::MAX as f64 {
+        Ok(value.round() as u64)
+    } else {
+        Err(bad())
+    }
 }
 
 /// Prints bytes with the largest binary unit that keeps it exact, else with one decimal.
@@ -134,9 +154,14 @@ pub fn parse_bytes(text: &str) -> Result<u64, InvalidAmount> {
 /// ```
 #[must_use]
 pub fn format_bytes(bytes: u64) -> String {
-    for (unit, size) in [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+    for (unit, size) in [
+        ("TiB", 1_u64 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ] {
         if bytes >= size {
-            return if bytes % size == 0 {
+            return if bytes.is_multiple_of(size) {
                 format!("{}{unit}", bytes / size)
             } else {
                 format!("{:.1}{unit}", bytes as f64 / size as f64)
@@ -154,7 +179,11 @@ pub fn parse_cores(cores: f64) -> Result<u64, InvalidAmount> {
     if cores.is_finite() && (0.0..=1_000_000.0).contains(&cores) {
         Ok((cores * 1_000.0).round() as u64)
     } else {
-        Err(InvalidAmount::new("number of cores", &cores.to_string(), "write a number from 0 to 1000000, as in `0.5` or `4`"))
+        Err(InvalidAmount::new(
+            "number of cores",
+            &cores.to_string(),
+            "write a number from 0 to 1000000, as in `0.5` or `4`",
+        ))
     }
 }
 
@@ -201,7 +230,7 @@ pub mod optional_duration {
     /// Those of the serializer.
     pub fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
         match d {
-            Some(d) => super::duration::serialize(d, s),
+            Some(d) => duration::serialize(d, s),
             None => s.serialize_none(),
         }
     }
@@ -223,7 +252,9 @@ mod tests {
 
     #[test]
     fn durations_survive_printing_and_reading() {
-        for millis in [0_u64, 1, 999, 1_000, 61_000, 9_000_000, 86_400_123, 90_061_001] {
+        for millis in [
+            0_u64, 1, 999, 1_000, 61_000, 9_000_000, 86_400_123, 90_061_001,
+        ] {
             let d = Duration::from_millis(millis);
             assert_eq!(parse_duration(&format_duration(d)).unwrap(), d, "{millis}");
         }
@@ -231,7 +262,16 @@ mod tests {
 
     #[test]
     fn absurd_amounts_are_refused() {
-        for bad in ["", "s", "1e9s", "-5s", "10 parsecs", "999999999999d", "1..2s", "nan"] {
+        for bad in [
+            "",
+            "s",
+            "1e9s",
+            "-5s",
+            "10 parsecs",
+            "999999999999d",
+            "1..2s",
+            "nan",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
         for bad in ["", "GiB", "99999999999999TiB", "-1GiB", "4GiB4", "1e3"] {
