@@ -297,6 +297,10 @@ impl fmt::Display for FencingToken {
 ///
 /// `step` is the index in the pipeline version (definition order, `finally` steps last).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "two coordinates are all there are"
+)]
 pub struct Slot {
     /// Index of the step in its pipeline version.
     pub step: u32,

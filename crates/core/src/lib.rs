@@ -6,7 +6,11 @@ mod alert;
 pub mod compute;
 mod error;
 mod expression;
+mod graph;
 mod ids;
+mod nearest;
+mod params;
+mod pipeline;
 mod resources;
 mod retry;
 pub mod run_store;
@@ -16,6 +20,7 @@ mod step;
 pub mod storage;
 mod time;
 pub mod units;
+mod validate;
 
 pub use alert::{
     AlertKind, Notification, Notifier, NotifyError, NotifyErrorKind, Occasion, Reactor, Receipt,
@@ -28,10 +33,14 @@ pub use compute::{
 };
 pub use error::error_chain;
 pub use expression::{ExpressionError, Expressions, LiteralsOnly, References, is_true};
+pub use graph::{Graph, Predecessor, Successor};
 pub use ids::{
     AttemptNo, FencingToken, IdSource, InvalidName, LogicalName, PipelineName, RunId, RunKey, Slot,
     StepName,
 };
+pub use nearest::nearest;
+pub use params::{ParamProblem, resolve_params};
+pub use pipeline::{Implementations, Inputs, InvalidPipeline, Pipeline, PipelineBuilder, StepRef};
 pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amount};
 pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
 pub use run_store::{
@@ -58,3 +67,4 @@ pub use storage::{
     StorageError, StorageErrorKind, StorageExt, StorageUri, Storages,
 };
 pub use time::{Clock, ClockExt, InvalidTime, LogicalDate, Timestamp};
+pub use validate::{Checks, Problem, output_refs, templates, validate};

@@ -25,6 +25,7 @@ pub struct Backoff {
 /// A backoff whose first wait is longer than its longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the initial delay is longer than the maximum delay")]
+#[non_exhaustive]
 pub struct InvertedDelays;
 
 impl Backoff {

@@ -195,6 +195,10 @@ impl<'de> Deserialize<'de> for Conditions {
 
 /// An edge, seen from its successor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "an edge is a step and a condition"
+)]
 pub struct Edge {
     /// The step before.
     pub step: StepName,
@@ -217,6 +221,7 @@ pub enum Join {
 
 /// A named output of a step, written `STEP.OUTPUT`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a pair of names")]
 pub struct OutputRef {
     /// The step.
     pub step: StepName,

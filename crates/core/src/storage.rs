@@ -246,6 +246,7 @@ impl std::str::FromStr for Digest {
 /// Text that is not 64 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is 64 hex digits")]
+#[non_exhaustive]
 pub struct InvalidDigest;
 
 impl Serialize for Digest {
@@ -278,6 +279,7 @@ pub enum PutMode {
 /// What tells two contents of one key apart: an etag, a generation, a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
+#[expect(clippy::exhaustive_structs, reason = "an opaque text")]
 pub struct ObjectVersion(pub String);
 
 /// What is known of an object without reading it.

@@ -1,0 +1,437 @@
+//! A pipeline that passed validation: proof, graph and, for code of the host, implementations.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::graph::Graph;
+use crate::ids::{PipelineName, StepName};
+use crate::spec::{Action, PipelineSpec, StepSpec};
+use crate::step::{Json, Step, StepContext, StepError, StepOutput};
+use crate::storage::Digest;
+use crate::validate::{Checks, Problem, validate};
+
+/// Code of the host by the name that [`Action::Native`] calls it.
+pub type Implementations = BTreeMap<Arc<str>, Arc<dyn Step>>;
+
+/// A valid pipeline: only validation makes one.
+#[derive(Clone)]
+pub struct Pipeline {
+    spec: Arc<PipelineSpec>,
+    graph: Arc<Graph>,
+    implementations: Arc<Implementations>,
+    digest: Arc<OnceLock<Digest>>,
+}
+
+/// A pipeline that failed validation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidPipeline {
+    name: PipelineName,
+    problems: Vec<Problem>,
+}
+
+impl InvalidPipeline {
+    /// Returns everything that is wrong.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for InvalidPipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pipeline {} is not valid", self.name)?;
+        self.problems.iter().try_for_each(|p| write!(f, "\n  {p}"))
+    }
+}
+
+impl std::error::Error for InvalidPipeline {}
+
+impl Pipeline {
+    /// Starts a pipeline in code.
+    ///
+    /// ```
+    /// use windlass_core::{Pipeline, StepError};
+    /// let mut p = Pipeline::builder("sums");
+    /// let numbers = p.add("numbers", |_| async { Ok(vec![1_u64, 2, 3]) });
+    /// let sum = p.add_with("sum", numbers, |_, numbers: Vec<u64>| async move {
+    ///     Ok(numbers.iter().sum::<u64>())
+    /// });
+    /// let pipeline = p.build().unwrap();
+    /// assert_eq!(pipeline.graph().len(), 2);
+    /// ```
+    #[must_use]
+    pub fn builder(name: &str) -> PipelineBuilder {
+        PipelineBuilder::new(name)
+    }
+
+    /// Checks `spec` with what is known around it.
+    ///
+    /// # Errors
+    /// [`InvalidPipeline`] with everything that is wrong.
+    pub fn new(
+        spec: PipelineSpec,
+        implementations: Implementations,
+        checks: &Checks<'_>,
+    ) -> Result<Self, InvalidPipeline> {
+        match validate(&spec, checks) {
+            Ok(graph) => Ok(Self {
+                spec: Arc::new(spec),
+                graph: Arc::new(graph),
+                implementations: Arc::new(implementations),
+                digest: Arc::default(),
+            }),
+            Err(problems) => Err(InvalidPipeline {
+                name: spec.name,
+                problems,
+            }),
+        }
+    }
+
+    /// Returns the data.
+    #[must_use]
+    pub const fn spec(&self) -> &Arc<PipelineSpec> {
+        &self.spec
+    }
+
+    /// Returns the graph.
+    #[must_use]
+    pub const fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    /// Returns the code of the host that came with it.
+    #[must_use]
+    pub const fn implementations(&self) -> &Arc<Implementations> {
+        &self.implementations
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub fn name(&self) -> &PipelineName {
+        &self.spec.name
+    }
+
+    /// Returns a step by its index.
+    ///
+    /// # Panics
+    /// If the index is not below [`Graph::len`]; indexes come from the graph.
+    #[must_use]
+    pub fn step(&self, step: u32) -> &StepSpec {
+        let i = step as usize;
+        match i.checked_sub(self.spec.steps.len()) {
+            None => &self.spec.steps[i],
+            Some(i) => &self.spec.finally[i],
+        }
+    }
+
+    /// Returns the digest of the canonical JSON of the data: the name of this version.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| {
+            let mut hasher = HashWriter(blake3::Hasher::new());
+            // Writing into a hasher never fails, and the data has text keys only.
+            serde_json::to_writer(&mut hasher, &*self.spec).ok();
+            Digest::from_bytes(*hasher.0.finalize().as_bytes())
+        })
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("name", &self.spec.name)
+            .field("steps", &self.graph.len())
+            .finish_non_exhaustive()
+    }
+}
+
+struct HashWriter(blake3::Hasher);
+
+impl io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A step of a pipeline in code, and the type of the value that it hands on.
+///
+/// Using it as an input of another step makes the edge, and the compiler checks the type.
+pub struct StepRef<T> {
+    name: StepName,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> StepRef<T> {
+    /// Returns the name of the step.
+    #[must_use]
+    pub const fn name(&self) -> &StepName {
+        &self.name
+    }
+}
+
+impl<T> Clone for StepRef<T> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for StepRef<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StepRef").field(&self.name).finish()
+    }
+}
+
+/// Inputs of a step in code: a [`StepRef`], a tuple of up to six, or a list of alike ones.
+pub trait Inputs: Send + Sync + 'static {
+    /// What the step's code gets.
+    type Value: Send;
+
+    /// Adds the names of the steps to `names`.
+    fn names(&self, names: &mut Vec<StepName>);
+
+    /// Reads the values.
+    ///
+    /// # Errors
+    /// A value that doesn't have the type; only a change of the code between runs can do that.
+    fn read(&self, cx: &StepContext) -> Result<Self::Value, StepError>;
+}
+
+impl<T: DeserializeOwned + Send + 'static> Inputs for StepRef<T> {
+    type Value = T;
+
+    fn names(&self, names: &mut Vec<StepName>) {
+        names.push(self.name.clone());
+    }
+
+    fn read(&self, cx: &StepContext) -> Result<T, StepError> {
+        cx.value_of(self.name.as_str())
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Inputs for Vec<StepRef<T>> {
+    type Value = Vec<T>;
+
+    fn names(&self, names: &mut Vec<StepName>) {
+        names.extend(self.iter().map(|s| s.name.clone()));
+    }
+
+    fn read(&self, cx: &StepContext) -> Result<Vec<T>, StepError> {
+        self.iter().map(|s| s.read(cx)).collect()
+    }
+}
+
+macro_rules! tuple_inputs {
+    ($($name:ident)+) => {
+        impl<$($name: Inputs),+> Inputs for ($($name,)+) {
+            type Value = ($($name::Value,)+);
+
+            fn names(&self, names: &mut Vec<StepName>) {
+                #[expect(non_snake_case, reason = "the macro names values after their types")]
+                let ($($name,)+) = self;
+                $($name.names(names);)+
+            }
+
+            fn read(&self, cx: &StepContext) -> Result<Self::Value, StepError> {
+                #[expect(non_snake_case, reason = "the macro names values after their types")]
+                let ($($name,)+) = self;
+                Ok(($($name.read(cx)?,)+))
+            }
+        }
+    };
+}
+tuple_inputs!(A B);
+tuple_inputs!(A B C);
+tuple_inputs!(A B C D);
+tuple_inputs!(A B C D E);
+tuple_inputs!(A B C D E F);
+
+struct TypedStep<I, F> {
+    inputs: I,
+    code: F,
+}
+
+#[async_trait]
+impl<I, F, Fut, T> Step for TypedStep<I, F>
+where
+    I: Inputs,
+    F: Fn(StepContext, I::Value) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<T, StepError>> + Send,
+    T: Serialize,
+{
+    async fn run(&self, cx: StepContext) -> Result<StepOutput, StepError> {
+        let inputs = self.inputs.read(&cx)?;
+        Ok(StepOutput::of(Json::of(&(self.code)(cx, inputs).await?)?))
+    }
+}
+
+/// Builds a pipeline in code; see [`Pipeline::builder`].
+///
+/// Mistakes are kept and reported together by [`PipelineBuilder::build`].
+pub struct PipelineBuilder {
+    spec: PipelineSpec,
+    implementations: Implementations,
+    problems: Vec<Problem>,
+}
+
+impl fmt::Debug for PipelineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineBuilder")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PipelineBuilder {
+    fn new(name: &str) -> Self {
+        let mut problems = Vec::new();
+        let name = PipelineName::new(name).unwrap_or_else(|e| {
+            problems.push(Problem::new("name", e.to_string()));
+            placeholder()
+        });
+        Self {
+            spec: PipelineSpec::new(name),
+            implementations: Implementations::new(),
+            problems,
+        }
+    }
+
+    /// Adds a step given as data.
+    #[must_use]
+    pub fn step(mut self, step: StepSpec) -> Self {
+        self.push(step);
+        self
+    }
+
+    /// Adds a step given as data, in place.
+    pub fn push(&mut self, step: StepSpec) {
+        self.spec.steps.push(step);
+    }
+
+    /// Adds a step that runs after every outcome.
+    #[must_use]
+    pub fn finally(mut self, step: StepSpec) -> Self {
+        self.spec.finally.push(step);
+        self
+    }
+
+    /// Registers code that steps may call as [`Action::Native`], under a name.
+    pub fn implement(&mut self, name: &str, step: impl Step + 'static) -> Action {
+        let name: Arc<str> = Arc::from(name);
+        self.implementations
+            .insert(Arc::clone(&name), Arc::new(step));
+        Action::Native(name)
+    }
+
+    /// Adds a step of async code without inputs.
+    pub fn add<F, Fut, T>(&mut self, name: &str, code: F) -> StepRef<T>
+    where
+        F: Fn(StepContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, StepError>> + Send + 'static,
+        T: Serialize + 'static,
+    {
+        self.add_step(name, &[], crate::step::from_fn(code))
+    }
+
+    /// Adds a step of async code that gets what other steps hand on.
+    pub fn add_with<I, F, Fut, T>(&mut self, name: &str, inputs: I, code: F) -> StepRef<T>
+    where
+        I: Inputs,
+        F: Fn(StepContext, I::Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, StepError>> + Send + 'static,
+        T: Serialize + 'static,
+    {
+        let mut names = Vec::new();
+        inputs.names(&mut names);
+        self.add_step(name, &names, TypedStep { inputs, code })
+    }
+
+    fn add_step<T>(
+        &mut self,
+        name: &str,
+        after: &[StepName],
+        step: impl Step + 'static,
+    ) -> StepRef<T> {
+        let index = self.spec.steps.len();
+        let name = StepName::new(name).unwrap_or_else(|e| {
+            self.problems
+                .push(Problem::new(format!("steps/{index}/name"), e.to_string()));
+            // Unique, so that it doesn't cause a second problem.
+            StepName::new(format!("step{index}")).unwrap_or_else(|_| unreachable_name())
+        });
+        let action = self.implement(name.as_str(), step);
+        let spec = StepSpec::new(name.clone(), action);
+        self.push(after.iter().cloned().fold(spec, StepSpec::after));
+        StepRef {
+            name,
+            value: PhantomData,
+        }
+    }
+
+    /// Changes a step that was added before.
+    pub fn configure<T>(&mut self, step: &StepRef<T>, change: impl FnOnce(StepSpec) -> StepSpec) {
+        if let Some(spec) = self.spec.steps.iter_mut().find(|s| s.name == step.name) {
+            *spec = change(spec.clone());
+        }
+    }
+
+    /// Changes the data of the whole pipeline: parameters, owner, schedule, …
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut PipelineSpec)) -> Self {
+        change(&mut self.spec);
+        self
+    }
+
+    /// Checks everything and freezes the pipeline.
+    ///
+    /// # Errors
+    /// [`InvalidPipeline`] with everything that is wrong.
+    pub fn build(self) -> Result<Pipeline, InvalidPipeline> {
+        self.build_with(&Checks::default())
+    }
+
+    /// As [`Self::build`], with what is known around the pipeline.
+    ///
+    /// # Errors
+    /// [`InvalidPipeline`] with everything that is wrong.
+    pub fn build_with(self, checks: &Checks<'_>) -> Result<Pipeline, InvalidPipeline> {
+        let Self {
+            spec,
+            implementations,
+            problems,
+        } = self;
+        let name = spec.name.clone();
+        match Pipeline::new(spec, implementations, checks) {
+            Ok(pipeline) if problems.is_empty() => Ok(pipeline),
+            Ok(_) => Err(InvalidPipeline { name, problems }),
+            Err(more) => Err(InvalidPipeline {
+                name,
+                problems: problems.into_iter().chain(more.problems).collect(),
+            }),
+        }
+    }
+}
+
+fn placeholder() -> PipelineName {
+    PipelineName::new("unnamed")
+        .unwrap_or_else(|_| unreachable!("`unnamed` obeys the rules of pipeline names"))
+}
+
+fn unreachable_name() -> StepName {
+    unreachable!("`step` and a number obey the rules of step names")
+}
