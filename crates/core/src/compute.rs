@@ -82,6 +82,8 @@ impl fmt::Display for SubmitKey {
 pub enum Location {
     /// A file or folder of this host.
     Path(PathBuf),
+    /// A folder made of these files and folders of this host, by name.
+    Parts(BTreeMap<String, PathBuf>),
     /// `STORAGE://KEY`, for targets that stage by themselves.
     Uri(String),
 }

@@ -1,5 +1,6 @@
 //! The seam to where data lies: [`Storage`], keys, and the layout that people may read without us.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -502,7 +503,7 @@ pub trait StorageExt: Storage {
 impl<S: Storage + ?Sized> StorageExt for S {}
 
 /// The storages that a host wired, by logical name.
-pub type Storages = std::collections::BTreeMap<LogicalName, Arc<dyn Storage>>;
+pub type Storages = BTreeMap<LogicalName, Arc<dyn Storage>>;
 
 /// What a step wrote under one output name: a file or a folder, by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -516,10 +517,14 @@ pub struct Artifact {
     pub bytes: u64,
     /// Digest of the file; of a folder, the digest of its manifest lines.
     pub digest: Digest,
+    /// Output of a mapped step: one artifact an item, by the item's name; they lie where each item
+    /// wrote them, and a reader sees one folder. Empty otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Artifact>,
 }
 
 impl Artifact {
-    /// Returns an artifact.
+    /// Returns an artifact that lies in one place.
     #[must_use]
     pub const fn new(at: StorageUri, objects: u64, bytes: u64, digest: Digest) -> Self {
         Self {
@@ -527,6 +532,23 @@ impl Artifact {
             objects,
             bytes,
             digest,
+            parts: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the folder that the items of a mapped step make together; `at` is where they lie.
+    #[must_use]
+    pub fn of_parts(at: StorageUri, parts: BTreeMap<String, Self>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for (name, part) in &parts {
+            hasher.update(format!("{} {} {name}\n", part.digest, part.bytes).as_bytes());
+        }
+        Self {
+            at,
+            objects: parts.values().map(|p| p.objects).sum(),
+            bytes: parts.values().map(|p| p.bytes).sum(),
+            digest: Digest(*hasher.finalize().as_bytes()),
+            parts,
         }
     }
 }
