@@ -1,6 +1,7 @@
 """The scores of one region: who to call, the likeliest to leave first."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def write(folder: Path, customers: Sequence[Customer], probabilities: Sequence[f
 
 
 def read_all(folder: Path) -> list[dict[str, str]]:
-    """Reads every `scores.csv` below the folder, in the order of their paths."""
+    """Reads every `scores.csv` below the folder, in the order of their paths; links to folders count as folders."""
+    below = os.walk(folder, followlinks=True)
     rows: list[dict[str, str]] = []
-    for path in sorted(folder.rglob("scores.csv")):
+    for path in sorted(Path(parent) / "scores.csv" for parent, _, files in below if "scores.csv" in files):
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames != COLUMNS:
