@@ -1,0 +1,212 @@
+//! Edges and joins: when a step becomes ready, and when its join can no longer hold.
+
+use windlass_core::run_store::EventKind;
+use windlass_core::{Action, Conditions, Join, SkipReason, Slot, StepState, Timestamp, WaitSpec};
+
+use super::{Command, Decision};
+use crate::state::{NOBODY, RunState, Stage, Stopping};
+
+impl RunState {
+    /// The join of a step holds.
+    pub(super) fn ready(&mut self, step: u32, at: Timestamp, out: &mut Decision) {
+        let slot = Slot::step(step);
+        let node = &mut self.nodes[step as usize];
+        node.state = StepState::Ready;
+        node.ready_at = at.as_micros().max(1);
+        out.touch(slot);
+        out.event(|| EventKind::StepReady { slot });
+        if self.paused_at.is_some() {
+            self.nodes[step as usize].stage = Stage::Held;
+            self.held.push(slot);
+        } else {
+            self.go_on(slot, at, out);
+        }
+    }
+
+    /// Takes a ready slot further: its condition first, then its items, then the queue.
+    pub(super) fn go_on(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
+        let Some(state) = self.node(slot).map(|n| n.state) else {
+            return;
+        };
+        if state != StepState::Ready && state != StepState::Retrying {
+            return;
+        }
+        if slot.item.is_some() || state == StepState::Retrying {
+            self.enqueue(slot, at, out);
+        } else if self.pipeline.step(slot.step).when.is_some() {
+            self.ask(slot, Stage::When, out);
+        } else {
+            self.after_when(slot.step, at, out);
+        }
+    }
+
+    fn ask(&mut self, slot: Slot, stage: Stage, out: &mut Decision) {
+        if let Some(node) = self.node_mut(slot) {
+            node.stage = stage;
+            out.command(Command::Evaluate { slot });
+        }
+    }
+
+    /// The condition of a step is true, or it has none.
+    pub(super) fn after_when(&mut self, step: u32, at: Timestamp, out: &mut Decision) {
+        let slot = Slot::step(step);
+        let spec = self.pipeline.step(step);
+        if spec.map.is_some() {
+            self.ask(slot, Stage::Items, out);
+            return;
+        }
+        let wait = match &spec.action {
+            Action::Wait(wait) => Some(wait.as_ref().clone()),
+            _ => None,
+        };
+        match wait {
+            None => self.enqueue(slot, at, out),
+            Some(WaitSpec::For(period)) => self.wait_until(slot, at.after(period), out),
+            Some(_) => self.ask(slot, Stage::Until, out),
+        }
+    }
+
+    /// Makes a step wait for a point in time.
+    pub(super) fn wait_until(&mut self, slot: Slot, until: Timestamp, out: &mut Decision) {
+        if let Some(node) = self.node_mut(slot) {
+            node.state = StepState::Waiting;
+            node.stage = Stage::Time;
+            self.extras.entry(slot).or_default().wake_at = Some(until);
+            out.touch(slot);
+            out.command(Command::WakeAt { slot, at: until });
+        }
+    }
+
+    /// Tells the steps behind `first` that it has an end, and theirs in turn if they are skipped.
+    pub(super) fn settle(&mut self, first: u32, at: Timestamp, out: &mut Decision) {
+        let graph = std::sync::Arc::clone(&self.graph);
+        let mut ended = vec![first];
+        while let Some(step) = ended.pop() {
+            let state = self.nodes[step as usize].state;
+            let met = RunState::condition_of(state);
+            for edge in graph.successors(step) {
+                let held = met.is_some_and(|c| edge.on.contains(c));
+                if self.edge_decided(edge.step, held, step, at, out) {
+                    ended.push(edge.step);
+                }
+            }
+        }
+    }
+
+    /// One edge into `step` is decided; returns true if that ends the step at once.
+    fn edge_decided(
+        &mut self,
+        step: u32,
+        held: bool,
+        from: u32,
+        at: Timestamp,
+        out: &mut Decision,
+    ) -> bool {
+        let join = self.graph.join(step);
+        let node = &mut self.nodes[step as usize];
+        node.pending = node.pending.saturating_sub(1);
+        if node.state != StepState::Pending || node.stage == Stage::Gate {
+            return false;
+        }
+        let pending = node.pending;
+        let starts = if join == Join::Any {
+            held
+        } else {
+            held && pending == 0
+        };
+        let impossible = if join == Join::Any {
+            !held && pending == 0
+        } else {
+            !held
+        };
+        if starts {
+            // A `finally` step also waits for the graph to end.
+            if !self.graph.is_finally(step) || self.in_finally {
+                if self.may_start(step) {
+                    self.ready(step, at, out);
+                } else {
+                    self.mark_skipped(step, SkipReason::Stopping, out);
+                    return true;
+                }
+            } else {
+                self.nodes[step as usize].stage = Stage::Gate;
+            }
+            return false;
+        }
+        if impossible {
+            let blame = match self.nodes[from as usize].state {
+                StepState::Failed => from,
+                _ => self.nodes[from as usize].blame,
+            };
+            self.nodes[step as usize].blame = blame;
+            let reason = if blame == NOBODY {
+                SkipReason::Condition
+            } else {
+                SkipReason::Blocked {
+                    by: self.pipeline.step(blame).name.clone(),
+                }
+            };
+            self.mark_skipped(step, reason, out);
+        }
+        impossible
+    }
+
+    /// Returns whether a step whose join holds may start though the run is stopping.
+    fn may_start(&self, step: u32) -> bool {
+        match self.stopping {
+            Stopping::No => true,
+            Stopping::FailFast => self.graph.is_finally(step) || self.handles_a_failure(step),
+            Stopping::Deadline | Stopping::Cancel => self.graph.is_finally(step),
+            Stopping::Abort => false,
+        }
+    }
+
+    /// Returns whether a step has an edge that names `failed` from a step that failed.
+    pub(super) fn handles_a_failure(&self, step: u32) -> bool {
+        self.graph.predecessors(step).iter().any(|e| {
+            e.on.contains(Conditions::FAILED)
+                && self.nodes[e.step as usize].state == StepState::Failed
+        })
+    }
+
+    /// Ends a step that never ran.
+    pub(super) fn skip(
+        &mut self,
+        step: u32,
+        reason: SkipReason,
+        at: Timestamp,
+        out: &mut Decision,
+    ) {
+        self.mark_skipped(step, reason, out);
+        self.settle(step, at, out);
+    }
+
+    pub(super) fn mark_skipped(&mut self, step: u32, reason: SkipReason, out: &mut Decision) {
+        let slot = Slot::step(step);
+        self.extras.entry(slot).or_default().skip = Some(reason.clone());
+        self.mark_ended(step, StepState::Skipped, out, Some(reason));
+    }
+
+    /// Gives a step its end and counts it.
+    pub(super) fn mark_ended(
+        &mut self,
+        step: u32,
+        state: StepState,
+        out: &mut Decision,
+        skip: Option<SkipReason>,
+    ) {
+        let slot = Slot::step(step);
+        let node = &mut self.nodes[step as usize];
+        debug_assert!(!node.state.is_final(), "a step ends once");
+        node.state = state;
+        node.stage = Stage::Plain;
+        node.token = 0;
+        if self.graph.is_finally(step) {
+            self.open_finally -= 1;
+        } else {
+            self.open_main -= 1;
+        }
+        out.touch(slot);
+        out.event(|| EventKind::StepEnded { slot, state, skip });
+    }
+}

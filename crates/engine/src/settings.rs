@@ -1,0 +1,72 @@
+//! What a host may set about an engine; every field has a default that is safe.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use windlass_core::units::duration;
+use windlass_core::{JobSpec, LogicalName};
+
+/// Settings of an engine.
+///
+/// ```
+/// use windlass_engine::Settings;
+/// let settings = Settings { workers: 4, ..Settings::default() };
+/// assert_eq!(settings.workers, 4);
+/// ```
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "hosts write it with `..Settings::default()`"
+)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Environment of runs whose request names none. Default: `dev`.
+    pub environment: LogicalName,
+    /// Tasks that poll in-process steps; 0 means one a core of the runtime. Default: 0.
+    pub workers: usize,
+    /// Storage that holds the folders of runs; needed for `run`, `copy` and `publish` steps. Default: none.
+    pub run_storage: Option<LogicalName>,
+    /// Compute target of `run` steps that name none. Default: none.
+    pub default_target: Option<LogicalName>,
+    /// Folder that the `code` of steps lies in: the project. Default: none, so `code` is refused.
+    pub code_root: Option<PathBuf>,
+    /// Folder for staging when the run storage isn't on this host. Default: the system's temporary folder.
+    pub scratch: PathBuf,
+    /// Time between asking a step to stop and killing it, for steps that don't say. Default: 10 s.
+    #[serde(with = "duration")]
+    pub grace: Duration,
+    /// How often jobs are asked about besides the hints of their target. Longer saves calls to a
+    /// cluster, shorter finds a lost hint sooner. Default: 5 s.
+    #[serde(with = "duration")]
+    pub observe_interval: Duration,
+    /// How long the outbox rests when there is nothing to deliver and nobody rang. Default: 30 s.
+    #[serde(with = "duration")]
+    pub outbox_interval: Duration,
+    /// Bytes of each log of a job that are kept. Default: 16 MiB.
+    pub log_cap_bytes: u64,
+    /// Transitions that may wait for the writer before the engine stops deciding. Default: 4096.
+    pub writer_queue: usize,
+    /// Events that a subscriber may be behind before it loses the oldest. Default: 65,536.
+    pub event_buffer: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            environment: LogicalName::new("dev")
+                .unwrap_or_else(|_| unreachable!("`dev` obeys the rules of logical names")),
+            workers: 0,
+            run_storage: None,
+            default_target: None,
+            code_root: None,
+            scratch: std::env::temp_dir(),
+            grace: Duration::from_secs(10),
+            observe_interval: Duration::from_secs(5),
+            outbox_interval: Duration::from_secs(30),
+            log_cap_bytes: JobSpec::DEFAULT_LOG_CAP,
+            writer_queue: 4_096,
+            event_buffer: 65_536,
+        }
+    }
+}
