@@ -280,6 +280,7 @@ fn has_word(line: &str, word: &str) -> bool {
 }
 
 /// Fails with every problem, one a line.
+#[track_caller]
 fn expect_none(problems: &[String], rule: &str) {
     assert!(problems.is_empty(), "{rule}:\n  {}", problems.join("\n  "));
 }
