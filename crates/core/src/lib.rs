@@ -58,8 +58,8 @@ pub use status::{
     Failure, FailureClass, Outcome, RunState, SkipReason, StepState, TimeoutKind, WaitReason,
 };
 pub use step::{
-    CancelSignal, FnStep, Json, RunContext, Step, StepContext, StepError, StepErrorKind,
-    StepOutput, from_fn,
+    CancelSignal, CancelTrigger, FnStep, Json, RunContext, Step, StepContext, StepError,
+    StepErrorKind, StepOutput, from_fn,
 };
 pub use storage::{
     Artifact, ByteStream, Digest, InvalidDigest, InvalidKey, InvalidUri, Manifest, ManifestEntry,

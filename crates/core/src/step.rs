@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::ids::{
     AttemptNo, FencingToken, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
@@ -254,30 +255,56 @@ impl From<serde_json::Error> for StepError {
     }
 }
 
+#[derive(Debug, Default)]
+struct CancelCell {
+    asked: AtomicBool,
+    waiters: Notify,
+}
+
 /// The wish to stop, as a step sees it.
 #[derive(Debug, Clone)]
-pub struct CancelSignal(watch::Receiver<bool>);
+pub struct CancelSignal(Arc<CancelCell>);
+
+/// The other end of a [`CancelSignal`].
+#[derive(Debug, Clone)]
+pub struct CancelTrigger(Arc<CancelCell>);
+
+impl CancelTrigger {
+    /// Asks to stop; asking twice is asking once.
+    pub fn cancel(&self) {
+        self.0.asked.store(true, Ordering::Release);
+        self.0.waiters.notify_waiters();
+    }
+}
 
 impl CancelSignal {
-    /// Returns the two ends: send `true` to ask for the stop.
+    /// Returns the two ends.
+    ///
+    /// ```
+    /// let (trigger, signal) = windlass_core::CancelSignal::new();
+    /// assert!(!signal.is_cancelled());
+    /// trigger.cancel();
+    /// assert!(signal.is_cancelled());
+    /// ```
     #[must_use]
-    pub fn new() -> (watch::Sender<bool>, Self) {
-        let (tx, rx) = watch::channel(false);
-        (tx, Self(rx))
+    pub fn new() -> (CancelTrigger, Self) {
+        let cell = Arc::<CancelCell>::default();
+        (CancelTrigger(Arc::clone(&cell)), Self(cell))
     }
 
     /// Returns true once the stop was asked for.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        *self.0.borrow()
+        self.0.asked.load(Ordering::Acquire)
     }
 
     /// Waits for the wish to stop; never returns if it never comes.
     pub async fn cancelled(&self) {
-        let mut rx = self.0.clone();
-        if rx.wait_for(|c| *c).await.is_err() {
-            // The sender is gone without asking: nobody will.
-            std::future::pending::<()>().await;
+        let mut waiting = std::pin::pin!(self.0.waiters.notified());
+        // Registered first, so that a wish between the look and the wait isn't missed.
+        waiting.as_mut().enable();
+        if !self.is_cancelled() {
+            waiting.await;
         }
     }
 }
