@@ -1,1 +1,5 @@
-//! testkit
+//! Conformance suites and simulation for Windlass adapters.
+//!
+//! Only ever a dev-dependency: suites panic where a promise is broken.
+
+pub mod conformance;

@@ -1,0 +1,3 @@
+//! What every implementation of a seam must do: one suite for each trait, called by each adapter's tests.
+
+pub mod notifier;
