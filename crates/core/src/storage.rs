@@ -264,6 +264,37 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// Computes a [`Digest`] of bytes as they come.
+///
+/// ```
+/// use windlass_core::{Digest, DigestWriter};
+/// let mut writer = DigestWriter::new();
+/// writer.update(b"ab");
+/// writer.update(b"c");
+/// assert_eq!(writer.finish(), Digest::of(b"abc"));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct DigestWriter(blake3::Hasher);
+
+impl DigestWriter {
+    /// Returns a writer that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Returns the digest of everything so far.
+    #[must_use]
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
 /// When a put may replace what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -520,7 +551,7 @@ pub struct Artifact {
     /// Output of a mapped step: one artifact an item, by the item's name; they lie where each item
     /// wrote them, and a reader sees one folder. Empty otherwise.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub parts: BTreeMap<String, Artifact>,
+    pub parts: BTreeMap<String, Self>,
 }
 
 impl Artifact {
