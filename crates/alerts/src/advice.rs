@@ -121,7 +121,7 @@ fn timed_out(root: &Root<'_>) -> String {
 fn on_target(root: &Root<'_>) -> String {
     root.spec
         .and_then(|s| s.policy.target.as_ref())
-        .map_or_else(String::new, |t| format!(" (target {t})"))
+        .map_or_else(String::new, |t| format!(" (it ran on target {t})"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use windlass_core::units::{format_bytes, format_duration};
 use windlass_core::{
     AttemptNo, Failure, FailureClass, LogicalDate, Occasion, RootFailure, RunFolder, RunId,
-    StepName, StepSpec,
+    RunState, StepName, StepSpec,
 };
 
 use crate::advice;
@@ -26,6 +26,9 @@ pub(crate) const MAX_BODY: usize = 10 << 10;
 /// Bytes and lines of the first root's error, then of each other one.
 const LEAD_EXCERPT: (usize, usize) = (2_000, 20);
 const OTHER_EXCERPT: (usize, usize) = (300, 4);
+/// Bytes of an error that are looked at, and the longest secret that a cut there must not split.
+const MAX_READ: usize = 64 << 10;
+const MAX_SECRET: usize = 4 << 10;
 /// Roots that a message shows.
 const MAX_ROOTS: usize = 10;
 /// Characters of a step with its item, of an environment in a title, and of a reason.
@@ -88,7 +91,7 @@ pub(crate) fn failed(
     let verb = if again { "failed again" } else { "failed" };
     let mut body = Body::default();
     if let Some(reason) = what.reason.filter(|_| !what.roots.is_empty()) {
-        body.line(&one_line(&redactor.redact(reason), REASON));
+        body.line(&one_line(&clean(redactor, reason), REASON));
     }
     if !what.roots.is_empty() {
         body.line("Failed first:");
@@ -96,11 +99,8 @@ pub(crate) fn failed(
     for (i, root) in what.roots.iter().take(MAX_ROOTS).enumerate() {
         let (bytes, lines) = if i == 0 { LEAD_EXCERPT } else { OTHER_EXCERPT };
         body.item(&root_line(root, redactor));
-        body.quote(&excerpt(
-            &redactor.redact(&root.failure.failure.message),
-            bytes,
-            lines,
-        ));
+        let (text, unread) = read(redactor, &root.failure.failure.message);
+        body.quote(&excerpt(&text, bytes, lines, unread));
     }
     if what.roots.is_empty() {
         let reason = what
@@ -108,7 +108,7 @@ pub(crate) fn failed(
             .unwrap_or("no step failed, and no reason is recorded");
         body.line(&format!(
             "Failed: {}",
-            one_line(&redactor.redact(reason), REASON)
+            one_line(&clean(redactor, reason), REASON)
         ));
     }
     if what.blocked > 0 {
@@ -204,15 +204,19 @@ pub(crate) fn unknown(
 
 /// A run that waited for a person has ended; others may still wait.
 pub(crate) fn settled(occasion: &Occasion<'_>, cause: &str, left: &Failing) -> Message {
-    let state = occasion.run.state;
+    let end = match occasion.run.state {
+        RunState::Succeeded => "succeeded",
+        RunState::Failed => "failed",
+        _ => "was cancelled",
+    };
     let mut body = Body::default();
-    body.line(&format!("The run no longer waits: it {state}."));
+    body.line(&format!("The run no longer waits: it {end}."));
     body.line(&format!("What was wrong: {cause}"));
     body.run(occasion);
     Message {
         title: title(
             occasion,
-            &format!("no longer waits: the run {state} (was: {cause})"),
+            &format!("no longer waits: the run {end} (was: {cause})"),
         ),
         body: body.finish(),
         facts: base_facts(occasion, Family::StepUnknown, cause, &left.print()),
@@ -231,7 +235,7 @@ fn title(occasion: &Occasion<'_>, what: &str) -> String {
 fn cause(what: &Failed<'_>, redactor: &Redactor) -> String {
     let Some(lead) = what.roots.first() else {
         let reason = what.reason.unwrap_or("no reason is recorded");
-        return one_line(&redactor.redact(reason), LABEL);
+        return one_line(&clean(redactor, reason), LABEL);
     };
     let items = what
         .roots
@@ -260,27 +264,64 @@ fn why(failure: &Failure, redactor: &Redactor) -> String {
         _ => match (failure.signal, failure.exit_code) {
             (Some(signal), _) => format!("was ended by signal {signal}"),
             (None, Some(code)) => format!("exited with code {code}"),
-            (None, None) => format!(
-                "failed: {}",
-                one_line(&redactor.redact(&failure.message), 60)
-            ),
+            (None, None) => {
+                let message = clean(redactor, &failure.message);
+                format!("failed: {}", one_line(telling_line(&message), 60))
+            }
         },
     }
 }
 
+/// The line that says what is wrong: the first one, but the last one of a Python traceback.
+fn telling_line(message: &str) -> &str {
+    let message = message.trim();
+    let mut lines = message.lines();
+    if message.starts_with("Traceback") {
+        lines.next_back().unwrap_or("")
+    } else {
+        lines.next().unwrap_or("")
+    }
+}
+
+/// Redacts text of any length, for a part that shows its start.
+fn clean(redactor: &Redactor, text: &str) -> String {
+    read(redactor, text).0
+}
+
+/// Redacts the first [`MAX_READ`] bytes and returns how many were not read. The end of a longer
+/// text's part is dropped as well, since the cut may have split a secret there; no part of a
+/// message shows as much as is left.
+fn read(redactor: &Redactor, text: &str) -> (String, usize) {
+    let start = prefix(text, MAX_READ);
+    let mut clean = redactor.redact(start);
+    let mut unread = text.len() - start.len();
+    if unread > 0 {
+        let kept = prefix(&clean, clean.len().saturating_sub(MAX_SECRET)).len();
+        unread += clean.len() - kept;
+        clean.truncate(kept);
+    }
+    (clean, unread)
+}
+
 fn root_line(root: &Root<'_>, redactor: &Redactor) -> String {
     let failure = &root.failure.failure;
+    let is_user = failure.class == FailureClass::User;
+    let (code, signal) = (failure.exit_code, failure.signal);
     let mut facts = vec![count(root.failure.attempts as usize, "attempt")];
-    facts.extend(failure.exit_code.map(|c| format!("exit code {c}")));
-    facts.extend(failure.signal.map(|s| format!("signal {s}")));
-    facts.extend(
-        root.peak
-            .map(|b| format!("peak memory {}", format_bytes(b))),
-    );
+    if !is_user {
+        facts.extend(code.map(|c| format!("exit code {c}")));
+        facts.extend(signal.map(|s| format!("signal {s}")));
+    }
+    let peak = root.peak.map(format_bytes);
+    facts.extend(peak.map(|p| format!("peak memory {p}")));
+    let why = match (code, signal) {
+        // The message stands right below.
+        (None, None) if is_user => "failed".to_owned(),
+        _ => why(failure, redactor),
+    };
     format!(
-        "{} {} ({})",
-        one_line(&redactor.redact(&root.failure.step), LABEL),
-        why(failure, redactor),
+        "{} {why} ({})",
+        one_line(&clean(redactor, &root.failure.step), LABEL),
         facts.join(", ")
     )
 }

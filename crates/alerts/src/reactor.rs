@@ -126,8 +126,10 @@ impl AlertReactor {
         };
         days.insert(occasion.run.date);
         let failing = Failing::Days(days);
-        let message = |again| message::failed(occasion, &what, &failing, again, &self.redactor);
-        self.alert(occasion, &key, &message(false), &message(true))
+        self.alert(occasion, &key, |kind| {
+            let again = kind == AlertKind::Updated;
+            message::failed(occasion, &what, &failing, again, &self.redactor)
+        })
     }
 
     /// Sorts the roots by their place in the pipeline: which one failed first by the clock changes
@@ -223,8 +225,10 @@ impl AlertReactor {
         let label = slot
             .item
             .map_or_else(|| step.to_owned(), |item| format!("{step}[{item}]"));
-        let message = message::unknown(occasion, step, &label, &Failing::Runs(waiting));
-        self.alert(occasion, &key, &message, &message)
+        let waiting = Failing::Runs(waiting);
+        self.alert(occasion, &key, |_| {
+            message::unknown(occasion, step, &label, &waiting)
+        })
     }
 
     /// The run has ended, so none of its steps waits for a person any more.
@@ -254,8 +258,7 @@ impl AlertReactor {
         &self,
         occasion: &Occasion<'_>,
         key: &str,
-        opened: &Message,
-        updated: &Message,
+        message: impl Fn(AlertKind) -> Message,
     ) -> Vec<OutboxRecord> {
         let open = self.open.get(key);
         let told = open.map(|open| &open.destinations);
@@ -265,16 +268,19 @@ impl AlertReactor {
                 destinations.push(name.clone());
             }
         }
-        let records = destinations.iter().map(|name| {
-            let first = record(occasion, key, AlertKind::Opened, name, opened);
-            match told.and_then(|told| told.get(name)) {
-                // The same event once more, as after a commit that failed: the same record.
-                Some(id) if *id == first.notification.id => first,
-                Some(_) => record(occasion, key, AlertKind::Updated, name, updated),
-                None => first,
-            }
+        let (run, seq) = (occasion.run.id, occasion.event.seq);
+        let (updates, openings): (Vec<_>, Vec<_>) = destinations.into_iter().partition(|name| {
+            // An id that this very event gives: it comes once more, as after a failed commit.
+            let opens =
+                |id: &String| *id == notification_id(key, run, AlertKind::Opened, seq, name);
+            told.and_then(|told| told.get(name))
+                .is_some_and(|id| !opens(id))
         });
-        records.collect()
+        [(AlertKind::Opened, openings), (AlertKind::Updated, updates)]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .flat_map(|(kind, names)| tell_all(occasion, key, kind, names.iter(), &message(kind)))
+            .collect()
     }
 
     fn remember(&mut self, run: RunId, seq: u64, records: &[OutboxRecord]) {

@@ -25,10 +25,11 @@ pub(crate) fn prefix(text: &str, max: usize) -> &str {
     &text[..end]
 }
 
-/// Cuts to at most `max_bytes` and `max_lines`, and appends a line that says how much is gone.
+/// Cuts to at most `max_bytes` and `max_lines`, and appends a line that says how much is gone,
+/// with the `unread` bytes that the text has lost already.
 ///
 /// Control characters other than line ends go: a terminal or chat would obey them.
-pub(crate) fn excerpt(text: &str, max_bytes: usize, max_lines: usize) -> String {
+pub(crate) fn excerpt(text: &str, max_bytes: usize, max_lines: usize, unread: usize) -> String {
     let text = text.trim();
     let lines = text.lines().take(max_lines).map(str::len).sum::<usize>();
     let line_ends = text.lines().count().min(max_lines).saturating_sub(1);
@@ -38,8 +39,9 @@ pub(crate) fn excerpt(text: &str, max_bytes: usize, max_lines: usize) -> String 
         .map(|c| if c == '\t' { ' ' } else { c })
         .filter(|c| *c == '\n' || !c.is_control())
         .collect();
-    if kept.len() < text.len() {
-        out.push_str(&format!("\n({} bytes cut)", text.len() - kept.len()));
+    let gone = text.len() - kept.len() + unread;
+    if gone > 0 {
+        out.push_str(&format!("\n({gone} bytes cut)"));
     }
     out
 }
@@ -63,13 +65,14 @@ mod tests {
 
     #[test]
     fn an_excerpt_says_what_is_gone() {
-        assert_eq!(excerpt("short\u{7}\n", 100, 5), "short");
+        assert_eq!(excerpt("short\u{7}\n", 100, 5, 0), "short");
         assert_eq!(
-            excerpt("one\ntwo\nthree", 100, 2),
+            excerpt("one\ntwo\nthree", 100, 2, 0),
             "one\ntwo\n(6 bytes cut)"
         );
-        assert_eq!(excerpt("ééééé", 5, 5), "éé\n(6 bytes cut)");
-        assert_eq!(excerpt("a\r\nb\r\nc", 100, 2).lines().next(), Some("a"));
-        assert_eq!(excerpt("", 10, 2), "");
+        assert_eq!(excerpt("ééééé", 5, 5, 0), "éé\n(6 bytes cut)");
+        assert_eq!(excerpt("a\r\nb\r\nc", 100, 2, 0).lines().next(), Some("a"));
+        assert_eq!(excerpt("", 10, 2, 0), "");
+        assert_eq!(excerpt("all", 10, 2, 7), "all\n(7 bytes cut)");
     }
 }
