@@ -457,6 +457,13 @@ fn peak_memory_of_the_failed_attempt_is_a_fact() {
         usage: Some(usage),
     };
     assert_eq!(fold(&mut reactor, &spec, &r, 8, attempt), []);
+    let other = run(&spec, "2026-11-04", 2);
+    let told = fold(&mut reactor, &spec, &other, 5, ended(RunState::Succeeded));
+    assert_eq!(
+        told,
+        [],
+        "the end of another run forgets nothing of this one"
+    );
     let told = fold(&mut reactor, &spec, &r, 9, failed(vec![oom("train")], 0));
     let n = &told[0].notification;
     assert_eq!(n.facts["peak_memory"], "6GiB");
