@@ -1,1 +1,11 @@
-//! compute
+//! Compute targets: where the jobs of a run are executed.
+//!
+//! One adapter lives here, [`ProcessTarget`]: jobs as sandboxed processes of this machine, without
+//! a daemon. Each adapter is behind a feature and implements [`windlass_core::ComputeTarget`].
+//! Steps that are Rust code run in the engine, not here.
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process;
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub use process::{ProcessTarget, ProcessTargetBuilder, SandboxLevel, init_if_child};

@@ -1,0 +1,225 @@
+//! What is on disk about each job, so that a host that starts again can tell what became of it.
+//!
+//! `NAME.job` is written and synced before user code can run; `NAME.end` is put there whole, once,
+//! when the job has ended. So: neither → never started; both → ended, with its end; only the first →
+//! its host knows, and if that host is gone, so is the job.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use windlass_core::{JobEnd, SubmitKey, Timestamp, Usage};
+
+use super::procfs::ProcessLife;
+
+/// A job that a host was about to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct JobRecord {
+    pub(super) key: SubmitKey,
+    /// The host that starts it.
+    pub(super) host: ProcessLife,
+    /// Folder of its logs.
+    pub(super) logs: PathBuf,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EndRecord {
+    pub(super) end: JobEnd,
+    pub(super) usage: Option<Usage>,
+    pub(super) degraded: Vec<String>,
+    pub(super) started_at: Option<Timestamp>,
+}
+
+/// A job as the records show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Recorded {
+    pub(super) job: JobRecord,
+    pub(super) end: Option<EndRecord>,
+}
+
+/// The folder of records.
+#[derive(Debug, Clone)]
+pub(super) struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    pub(super) fn open(state: &Path) -> io::Result<Self> {
+        let folder = state.join("jobs");
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    fn file(&self, name: &str, kind: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{kind}"))
+    }
+
+    /// Puts a record there, whole, that must not be there yet; it is durable only after
+    /// [`Written::sync`].
+    pub(super) fn create(&self, name: &str, record: &JobRecord) -> io::Result<Written> {
+        let temporary = self.file(name, &format!("job-{}", record.host.pid));
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        let place = || rename_new(&temporary, &self.file(name, "job"));
+        let placed = match place() {
+            // Cut short by a crash of the machine: nothing was started for it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.read(name)?.is_none() => {
+                fs::remove_file(self.file(name, "job")).and_then(|()| place())
+            }
+            other => other,
+        };
+        if let Err(error) = placed {
+            fs::remove_file(&temporary)?;
+            return Err(error);
+        }
+        Ok(Written {
+            file,
+            folder: self.folder.clone(),
+        })
+    }
+
+    /// Notes the first process of a job that nothing else ties to its host. Not synced: it matters
+    /// only while this boot of the machine lasts.
+    pub(super) fn note_process(&self, name: &str, process: &ProcessLife) -> io::Result<()> {
+        fs::write(self.file(name, "pid"), process.name())
+    }
+
+    pub(super) fn process(&self, name: &str) -> Option<ProcessLife> {
+        ProcessLife::from_name(fs::read_to_string(self.file(name, "pid")).ok()?.trim())
+    }
+
+    /// Puts the end of a job there, whole and durable; the first end stays.
+    pub(super) fn finish(&self, name: &str, end: &EndRecord) -> io::Result<()> {
+        let temporary = self.file(name, "end-new");
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(&serde_json::to_vec(end)?)?;
+        file.sync_all()?;
+        match rename_new(&temporary, &self.file(name, "end")) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&temporary)?,
+            other => other?,
+        }
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Reads one job; `None` if it was never about to start here.
+    pub(super) fn read(&self, name: &str) -> io::Result<Option<Recorded>> {
+        let Some(job) = read(&self.file(name, "job"))? else {
+            return Ok(None);
+        };
+        let end = read(&self.file(name, "end"))?;
+        Ok(Some(Recorded { job, end }))
+    }
+
+    /// Forgets a job; one that is not there is no error.
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        // The first record goes last, or a crash in between would leave an end without a job.
+        for kind in ["end", "pid", "job"] {
+            match fs::remove_file(self.file(name, kind)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the names of all jobs.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            if let Some(name) = name.to_str().and_then(|n| n.strip_suffix(".job")) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// Renames without ever replacing.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        from,
+        rustix::fs::CWD,
+        to,
+        rustix::fs::RenameFlags::NOREPLACE,
+    )?)
+}
+
+/// A record that is written and not yet durable.
+#[derive(Debug)]
+pub(super) struct Written {
+    file: File,
+    folder: PathBuf,
+}
+
+impl Written {
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// A file cut short by a crash before it was durable counts as not there: what it stands for had
+/// not happened yet.
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_core::{AttemptNo, RunId};
+
+    #[test]
+    fn the_first_end_stays_and_a_torn_record_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let run = RunId::from_parts(Timestamp::from_micros(0), 1);
+        let job = JobRecord {
+            key: SubmitKey::new("me", run, "train", AttemptNo::new(1)),
+            host: ProcessLife::me(),
+            logs: dir.path().to_owned(),
+        };
+        records.create("a", &job).unwrap().sync().unwrap();
+        assert!(records.create("a", &job).is_err());
+        let end = |code| EndRecord {
+            end: JobEnd::Exit(code),
+            usage: None,
+            degraded: Vec::new(),
+            started_at: None,
+        };
+        records.finish("a", &end(1)).unwrap();
+        records.finish("a", &end(2)).unwrap();
+        let read = records.read("a").unwrap().unwrap();
+        assert_eq!((&read.job, read.end), (&job, Some(end(1))));
+        assert_eq!(records.names().unwrap(), ["a"]);
+        records.remove("a").unwrap();
+        records.remove("a").unwrap();
+        assert_eq!(records.read("a").unwrap(), None);
+
+        fs::write(dir.path().join("jobs/b.job"), b"{\"key\":").unwrap();
+        assert_eq!(records.read("b").unwrap(), None);
+        records.create("b", &job).unwrap();
+        assert_eq!(records.read("b").unwrap().unwrap().job, job);
+    }
+}
