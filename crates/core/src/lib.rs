@@ -62,9 +62,9 @@ pub use step::{
     StepErrorKind, StepOutput, from_fn,
 };
 pub use storage::{
-    Artifact, ByteStream, Digest, InvalidDigest, InvalidKey, InvalidUri, Manifest, ManifestEntry,
-    ObjectKey, ObjectMeta, ObjectVersion, PutMode, RunFolder, Storage, StorageCapabilities,
-    StorageError, StorageErrorKind, StorageExt, StorageUri, Storages,
+    Artifact, ByteStream, Digest, DigestWriter, InvalidDigest, InvalidKey, InvalidUri, Manifest,
+    ManifestEntry, ObjectKey, ObjectMeta, ObjectVersion, PutMode, RunFolder, Storage,
+    StorageCapabilities, StorageError, StorageErrorKind, StorageExt, StorageUri, Storages,
 };
 pub use time::{Clock, ClockExt, InvalidTime, LogicalDate, Timestamp};
 pub use validate::{Checks, Problem, output_refs, templates, validate};

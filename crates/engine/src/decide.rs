@@ -11,6 +11,7 @@ mod attempt;
 mod deps;
 mod end;
 mod map;
+mod recover;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -78,6 +79,8 @@ pub(crate) enum Input {
     Pause,
     /// Somebody asks to go on.
     Resume,
+    /// The run was loaded after a restart; it started then.
+    Recover { started: Option<Timestamp> },
 }
 
 /// Something to be done, after what was decided is committed.
@@ -210,6 +213,7 @@ impl RunState {
             Input::Cancel { reason } => self.cancel(reason, at, out),
             Input::Pause => self.pause(at, out),
             Input::Resume => self.resume(at, out),
+            Input::Recover { started } => self.recover(*started, at, out),
         }
         self.close_phase(at, out);
     }

@@ -1,8 +1,31 @@
-//! engine
+//! The Windlass engine: pure rules, one loop, one writer.
+//!
+//! A host builds an [`Engine`] from a run store, storages, compute targets and notifiers, deploys
+//! pipelines and starts runs. The rules (`decide`) are a pure function over a run's state; the
+//! driver commits what they decide before anybody acts on it; see ARCHITECTURE.md for the map.
+
 mod admission;
+mod bound;
+mod builtin;
 mod clock;
 mod decide;
+mod driver;
+mod engine;
+mod error;
+mod events;
+mod executor;
+mod handle;
+mod hub;
+mod jobs;
+mod outbox;
+mod recovery;
 mod settings;
+mod staging;
 mod state;
+mod writer;
+
 pub use clock::{SystemClock, SystemIds};
+pub use engine::{Engine, EngineBuilder, PoolView, RunSummary, SecretLookup};
+pub use error::{Error, ErrorKind};
+pub use handle::{Explained, RunHandle, RunRequest, RunView, StepView};
 pub use settings::Settings;

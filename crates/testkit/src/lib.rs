@@ -3,3 +3,4 @@
 //! Only ever a dev-dependency: suites panic where a promise is broken.
 
 pub mod conformance;
+pub mod sim;

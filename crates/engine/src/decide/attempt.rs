@@ -107,7 +107,6 @@ impl RunState {
             attempt,
             token,
         });
-        let step = self.pipeline.step(slot.step);
         let (policy, is_job) = (
             Arc::clone(&self.pipeline.step(slot.step).policy),
             self.is_job(slot.step),

@@ -1,0 +1,99 @@
+//! After a restart: sets every timer and queue entry anew, once the rows are loaded.
+
+use windlass_core::{Action, FencingToken, Slot, StepState, TimeoutKind, Timestamp};
+
+use super::{Command, Decision};
+use crate::state::{RunState, Stage};
+
+impl RunState {
+    pub(super) fn recover(
+        &mut self,
+        started: Option<Timestamp>,
+        at: Timestamp,
+        out: &mut Decision,
+    ) {
+        if let (Some(limit), Some(started)) = (self.pipeline.spec().deadline, started) {
+            out.command(Command::DeadlineAt {
+                at: started.after(limit),
+            });
+        }
+        for slot in self.open_slots() {
+            self.recover_slot(slot, at, out);
+        }
+        for step in self.maps.keys().copied().collect::<Vec<_>>() {
+            self.start_items(step, at, out);
+            self.close_map(step, at, out);
+        }
+    }
+
+    fn recover_slot(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
+        let Some((state, token, ready_at)) =
+            self.node(slot).map(|n| (n.state, n.token, n.ready_at))
+        else {
+            return;
+        };
+        let wake_at = self.extras.get(&slot).and_then(|e| e.wake_at);
+        let is_map = slot.item.is_none() && self.maps.contains_key(&slot.step);
+        match state {
+            StepState::Waiting
+                if matches!(self.pipeline.step(slot.step).action, Action::Wait(_))
+                    && wake_at.is_some() =>
+            {
+                self.wait_until(slot, wake_at.unwrap_or(at), out);
+            }
+            StepState::Retrying => out.command(Command::WakeAt {
+                slot,
+                at: wake_at.unwrap_or(at),
+            }),
+            StepState::Running if is_map => {}
+            StepState::Running if token != 0 => self.rearm(slot, FencingToken::new(token), at, out),
+            StepState::Ready | StepState::Waiting | StepState::Running => {
+                if let Some(node) = self.node_mut(slot) {
+                    node.state = StepState::Ready;
+                    node.stage = Stage::Plain;
+                }
+                if self.paused_at.is_some() {
+                    if let Some(node) = self.node_mut(slot) {
+                        node.stage = Stage::Held;
+                    }
+                    self.held.push(slot);
+                } else {
+                    self.go_on(slot, at, out);
+                }
+            }
+            _ => {}
+        }
+        if let Some(limit) = self
+            .pipeline
+            .step(slot.step)
+            .policy
+            .timeouts
+            .get(TimeoutKind::Total)
+            && !is_map
+        {
+            let at = Timestamp::from_micros(ready_at).after(limit);
+            out.command(Command::TimeoutAt {
+                slot,
+                kind: TimeoutKind::Total,
+                token: FencingToken::new(0),
+                at,
+            });
+        }
+    }
+
+    /// Sets the time limits of an attempt that may still run; they count from the restart, since
+    /// nobody watched before.
+    fn rearm(&mut self, slot: Slot, token: FencingToken, at: Timestamp, out: &mut Decision) {
+        let timeouts = self.pipeline.step(slot.step).policy.timeouts;
+        for kind in [TimeoutKind::Start, TimeoutKind::Run, TimeoutKind::Heartbeat] {
+            if let Some(limit) = timeouts.get(kind) {
+                out.command(Command::TimeoutAt {
+                    slot,
+                    kind,
+                    token,
+                    at: at.after(limit),
+                });
+            }
+        }
+    }
+}

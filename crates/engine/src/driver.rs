@@ -1,0 +1,581 @@
+//! The loop that owns every run: receive, decide, commit, act.
+//!
+//! A turn takes what arrived, lets [`crate::decide`] judge it, and makes one transition a run.
+//! Commands that anybody could see (launches, stops, timers, ends, events) are carried out only
+//! after the transition that decided them is in; answers that only the engine needs (expressions,
+//! admission) come within the same turn, so a wave of steps costs one sync.
+//!
+//! It deliberately holds no rules of its own: those are in `decide` and `admission`.
+
+mod act;
+mod adopt;
+mod ask;
+mod commit;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
+use windlass_core::{
+    Action, CPU, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline,
+    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, Slot, StorageUri, TimeoutKind,
+    Timestamp,
+};
+
+use crate::admission::Admission;
+use crate::bound::Bound;
+use crate::decide::{Command, Decision, Event, Input};
+use crate::engine::{Core, RunSummary};
+use crate::executor::{Executor, Work};
+use crate::handle::{Explained, RunRequest, Started};
+use crate::state::RunState;
+use crate::writer::{WriteRequest, Written};
+
+/// Inputs that one turn takes at most, so that nobody waits long for an answer.
+const TURN: usize = 8_192;
+
+/// What the driver is asked or told.
+pub(crate) enum Message {
+    /// Things that happened to runs.
+    Inputs(Vec<(RunId, Input)>),
+    /// A pipeline whose runs may start.
+    Deploy(Pipeline),
+    /// A run is wanted.
+    Start(
+        Box<RunRequest>,
+        oneshot::Sender<Result<Started, crate::Error>>,
+    ),
+    /// Why steps don't run.
+    Explain(RunId, oneshot::Sender<Vec<Explained>>),
+    /// How far a run is, if it is live here.
+    Look(RunId, oneshot::Sender<Option<Box<crate::handle::RunView>>>),
+    /// A target accepted a job.
+    Submitted {
+        run: RunId,
+        slot: Slot,
+        token: FencingToken,
+        handle: JobHandle,
+        logs: StorageUri,
+    },
+    /// What a job did not have.
+    Degraded {
+        run: RunId,
+        slot: Slot,
+        token: FencingToken,
+        degraded: Vec<String>,
+    },
+    /// Start nothing new, and answer when nothing runs.
+    Drain(oneshot::Sender<()>),
+    /// A child run that was there before.
+    ChildKnown(RunId, Slot, RunSummary),
+    /// The handle of a live run.
+    Attach(RunId, oneshot::Sender<Option<(RunKey, Started)>>),
+    /// Which runs are live.
+    Live(oneshot::Sender<Vec<RunId>>),
+    /// Room in the pools.
+    Pools(oneshot::Sender<Vec<(LogicalName, Resources, Resources)>>),
+}
+
+/// A run that has not ended.
+pub(crate) struct Active {
+    pub(crate) record: RunRecord,
+    pub(crate) state: RunState,
+    pub(crate) bound: Arc<Bound>,
+    pub(crate) context: Arc<RunContext>,
+    pub(crate) summary: watch::Sender<Option<RunSummary>>,
+    pub(crate) attempts: HashMap<Slot, AttemptRecord>,
+    pub(crate) jobs: HashMap<(Slot, FencingToken), CancelTrigger>,
+    pub(crate) span: tracing::Span,
+    pub(crate) dirty: Dirty,
+    /// Target of jobs that name none.
+    pub(crate) default_target: Option<LogicalName>,
+}
+
+/// What of a run changed in this turn.
+#[derive(Default)]
+pub(crate) struct Dirty {
+    pub(crate) slots: HashSet<Slot>,
+    pub(crate) attempts: HashSet<(Slot, u32)>,
+    pub(crate) ended_attempts: Vec<AttemptRecord>,
+    pub(crate) events: Vec<EventRecord>,
+    pub(crate) outbox: Vec<OutboxRecord>,
+    pub(crate) run: bool,
+    pub(crate) created: bool,
+}
+
+/// What waits for a commit.
+#[derive(Default)]
+pub(crate) struct Gate {
+    pub(crate) runs: Vec<RunId>,
+    pub(crate) commands: Vec<(RunId, Command)>,
+    pub(crate) events: Vec<EventRecord>,
+    pub(crate) outbox: Vec<OutboxRecord>,
+    pub(crate) started: Vec<(
+        RunId,
+        RunKey,
+        oneshot::Sender<Result<Started, crate::Error>>,
+    )>,
+    /// Jobs whose end is in, so that their targets may forget them.
+    pub(crate) released: Vec<(LogicalName, JobHandle)>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    Wake(RunId, Slot),
+    Timeout(RunId, Slot, u8, FencingToken),
+    Deadline(RunId),
+}
+
+pub(crate) struct Driver {
+    pub(crate) core: Arc<Core>,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+    pub(crate) own_inbox: mpsc::Sender<Message>,
+    pub(crate) writer: Option<mpsc::Sender<WriteRequest>>,
+    pub(crate) written: mpsc::UnboundedReceiver<Written>,
+    pub(crate) executor: Executor,
+    pub(crate) events: broadcast::Sender<EventRecord>,
+    pub(crate) reactor: Option<Box<dyn Reactor>>,
+    pub(crate) admission: Admission,
+    pub(crate) pipelines: BTreeMap<PipelineName, Pipeline>,
+    pub(crate) bounds: HashMap<Digest, Arc<Bound>>,
+    pub(crate) known_versions: HashSet<Digest>,
+    pub(crate) runs: HashMap<RunId, Active>,
+    /// Keys and summaries of runs of an engine without a store.
+    pub(crate) keys: HashMap<RunKey, RunId>,
+    pub(crate) ended: HashMap<RunId, RunSummary>,
+    alarms: BinaryHeap<Reverse<(Timestamp, Alarm)>>,
+    pub(crate) gates: VecDeque<Gate>,
+    pub(crate) backlog: VecDeque<WriteRequest>,
+    pub(crate) touched: Vec<RunId>,
+    pub(crate) gate: Gate,
+    pub(crate) decision: Decision,
+    pub(crate) work: Vec<Work>,
+    /// Launches for which no host here has code.
+    pub(crate) parked: Vec<(RunId, Command)>,
+    /// Inputs put off to the next turn.
+    pub(crate) later: Vec<(RunId, Input)>,
+    pub(crate) draining: Option<oneshot::Sender<()>>,
+    pub(crate) closed: bool,
+}
+
+impl Driver {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the builder makes one, with all its parts"
+    )]
+    pub(crate) fn new(
+        core: Arc<Core>,
+        inbox: mpsc::Receiver<Message>,
+        own_inbox: mpsc::Sender<Message>,
+        writer: Option<mpsc::Sender<WriteRequest>>,
+        written: mpsc::UnboundedReceiver<Written>,
+        executor: Executor,
+        events: broadcast::Sender<EventRecord>,
+        reactor: Option<Box<dyn Reactor>>,
+    ) -> Self {
+        let mut admission = Admission::default();
+        for quota in &core.quotas {
+            admission.set_limit(quota.pool().clone(), quota.limit().clone());
+        }
+        for (name, target) in &core.targets {
+            admission.set_limit(
+                target_pool(name),
+                target.target.capabilities().total.clone(),
+            );
+        }
+        let decision = if writer.is_some() {
+            Decision::audited()
+        } else {
+            Decision::default()
+        };
+        Self {
+            core,
+            inbox,
+            own_inbox,
+            writer,
+            written,
+            executor,
+            events,
+            reactor,
+            admission,
+            pipelines: BTreeMap::new(),
+            bounds: HashMap::new(),
+            known_versions: HashSet::new(),
+            runs: HashMap::new(),
+            keys: HashMap::new(),
+            ended: HashMap::new(),
+            alarms: BinaryHeap::new(),
+            gates: VecDeque::new(),
+            backlog: VecDeque::new(),
+            touched: Vec::new(),
+            gate: Gate::default(),
+            decision,
+            work: Vec::new(),
+            parked: Vec::new(),
+            later: Vec::new(),
+            draining: None,
+            closed: false,
+        }
+    }
+
+    /// Runs until the engine is closed or dropped.
+    pub(crate) async fn run(mut self) {
+        while !self.closed {
+            let clock = Arc::clone(&self.core.clock);
+            let next_alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
+            let alarm = async {
+                match next_alarm {
+                    Some(at) => clock.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // With too much unwritten, no new work is taken: the store sets the pace.
+            let may_take = self.gates.len() <= self.core.settings.writer_queue;
+            let closing = self.core.closing.clone();
+            let writer = self.writer.clone();
+            let room = async {
+                match &writer {
+                    Some(writer) => writer.reserve().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(written) = self.written.recv(), if !self.gates.is_empty() => self.written(written),
+                permit = room, if !self.backlog.is_empty() => {
+                    if let (Ok(permit), Some(request)) = (permit, self.backlog.pop_front()) {
+                        permit.send(request);
+                    }
+                }
+                message = self.inbox.recv(), if may_take => match message {
+                    Some(message) => self.take(message),
+                    None => self.closed = true,
+                },
+                () = closing.cancelled() => self.closed = true,
+                () = alarm => {}
+            }
+            self.ring_alarms();
+            self.finish_turn();
+            // What was carried out may have decided more: a child run, a launch that can't be made.
+            while !self.is_settled() {
+                if let Some(later) = self.take_later() {
+                    self.handle(later);
+                }
+                self.finish_turn();
+            }
+            self.check_drained();
+        }
+    }
+
+    /// Takes a message, and those that came with it.
+    fn take(&mut self, first: Message) {
+        let mut left = TURN;
+        let mut next = Some(first);
+        while let Some(message) = next {
+            left = left.saturating_sub(match &message {
+                Message::Inputs(inputs) => inputs.len(),
+                _ => 1,
+            });
+            self.handle(message);
+            next = if left > 0 {
+                self.inbox.try_recv().ok()
+            } else {
+                None
+            };
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Inputs(inputs) => inputs
+                .into_iter()
+                .for_each(|(run, input)| self.apply(run, input)),
+            Message::Deploy(pipeline) => self.deploy(pipeline),
+            Message::Start(request, reply) => self.start(*request, reply),
+            Message::Explain(run, reply) => drop(reply.send(self.explain(run))),
+            Message::Look(run, reply) => drop(reply.send(self.look(run).map(Box::new))),
+            Message::Submitted {
+                run,
+                slot,
+                token,
+                handle,
+                logs,
+            } => self.update_attempt(run, slot, token, |a| {
+                a.handle = Some(handle);
+                a.logs = Some(logs);
+            }),
+            Message::Degraded {
+                run,
+                slot,
+                token,
+                degraded,
+            } => {
+                self.update_attempt(run, slot, token, |a| a.degraded = degraded);
+            }
+            Message::Drain(reply) => self.draining = Some(reply),
+            Message::ChildKnown(parent, slot, summary) => self.child_known(parent, slot, &summary),
+            Message::Attach(run, reply) => drop(reply.send(self.attach(run))),
+            Message::Live(reply) => drop(reply.send(self.runs.keys().copied().collect())),
+            Message::Pools(reply) => drop(reply.send(self.pools())),
+        }
+    }
+
+    fn update_attempt(
+        &mut self,
+        run: RunId,
+        slot: Slot,
+        token: FencingToken,
+        change: impl FnOnce(&mut AttemptRecord),
+    ) {
+        let Some(active) = self.runs.get_mut(&run) else {
+            return;
+        };
+        if let Some(attempt) = active.attempts.get_mut(&slot).filter(|a| a.token == token) {
+            change(attempt);
+            active.dirty.attempts.insert((slot, attempt.attempt.get()));
+            self.touched.push(run);
+        }
+    }
+
+    /// Lets `decide` judge one input and everything that follows from it within the engine.
+    pub(crate) fn apply(&mut self, run: RunId, input: Input) {
+        let now = self.core.clock.now();
+        let mut queue = vec![input];
+        while let Some(input) = queue.pop() {
+            let Some(active) = self.runs.get_mut(&run) else {
+                return;
+            };
+            // Jitter is the only thing that needs randomness, and only a failed attempt needs jitter.
+            let random = if matches!(input, Input::Ended { .. }) && !is_success(&input) {
+                self.core.ids.random() as u64
+            } else {
+                0
+            };
+            let event = Event {
+                at: now,
+                random,
+                input,
+            };
+            let decision = &mut self.decision;
+            decision.clear();
+            active.state.decide(&event, decision);
+            if decision.audit {
+                active.absorb(decision, now, &self.core.host);
+                self.touched.push(run);
+            } else if decision.run_changed {
+                active.record.state = active.state.phase;
+                if let Some(reason) = decision.reason.take() {
+                    active.record.reason = Some(reason);
+                }
+            }
+            for command in std::mem::take(&mut self.decision.commands) {
+                match command {
+                    Command::Evaluate { slot } => {
+                        let active = &self.runs[&run];
+                        let value = active.bound.evaluate(
+                            &*self.core.expressions,
+                            &active.state,
+                            &active.context,
+                            slot,
+                        );
+                        queue.push(Input::Evaluated { slot, value });
+                    }
+                    Command::Admit { slot } => self.ask_for_room(run, slot),
+                    Command::Withdraw { slot } => self.admission.withdraw((run, slot)),
+                    Command::Release { slot } => self.admission.release((run, slot)),
+                    command => self.gate.commands.push((run, command)),
+                }
+            }
+        }
+    }
+
+    fn ask_for_room(&mut self, run: RunId, slot: Slot) {
+        let Some(active) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let (pools, resources) = demands(&self.core, active, slot);
+        let policy = &active.bound.pipeline.step(slot.step).policy;
+        let label = format!("{}/{}", active.record.pipeline, active.state.label(slot));
+        self.admission
+            .request((run, slot), pools, resources, policy.priority, label);
+    }
+
+    /// Grants room to whoever is next, until nobody fits.
+    fn admit(&mut self) {
+        if self.draining.is_some() {
+            return;
+        }
+        loop {
+            let granted = self.admission.grant();
+            if granted.is_empty() {
+                return;
+            }
+            for (run, slot) in granted {
+                if self.runs.contains_key(&run) {
+                    self.apply(run, Input::Admitted { slot });
+                } else {
+                    self.admission.release((run, slot));
+                }
+            }
+        }
+    }
+
+    fn ring_alarms(&mut self) {
+        let now = self.core.clock.now();
+        while self
+            .alarms
+            .peek()
+            .is_some_and(|Reverse((at, _))| *at <= now)
+        {
+            match self.alarms.pop() {
+                Some(Reverse((_, Alarm::Wake(run, slot)))) => self.apply(run, Input::Wake { slot }),
+                Some(Reverse((_, Alarm::Timeout(run, slot, kind, token)))) => {
+                    if let Some(kind) = TimeoutKind::from_code(kind) {
+                        self.apply(run, Input::Timeout { slot, kind, token });
+                    }
+                }
+                Some(Reverse((_, Alarm::Deadline(run)))) => self.apply(run, Input::Deadline),
+                None => {}
+            }
+        }
+    }
+
+    pub(crate) fn set_alarm(&mut self, run: RunId, command: &Command) {
+        let alarm = match *command {
+            Command::WakeAt { slot, at } => (at, Alarm::Wake(run, slot)),
+            Command::TimeoutAt {
+                slot,
+                kind,
+                token,
+                at,
+            } => (at, Alarm::Timeout(run, slot, kind.code(), token)),
+            Command::DeadlineAt { at } => (at, Alarm::Deadline(run)),
+            _ => return,
+        };
+        self.alarms.push(Reverse(alarm));
+    }
+
+    /// Ends a turn: admission, then one transition a run, then the gate.
+    pub(crate) fn finish_turn(&mut self) {
+        self.admit();
+        let transitions = self.collect_transitions();
+        let gate = std::mem::take(&mut self.gate);
+        if self.writer.is_none() {
+            self.open(gate);
+        } else if !transitions.is_empty() || !gate.is_empty() {
+            self.write(transitions, gate);
+        }
+        let mut work = std::mem::take(&mut self.work);
+        self.executor.submit(&mut work);
+        self.work = work;
+    }
+
+    fn is_settled(&self) -> bool {
+        self.later.is_empty() && self.gate.is_empty() && self.touched.is_empty()
+    }
+
+    fn check_drained(&mut self) {
+        let idle = || {
+            self.gates.is_empty()
+                && self.backlog.is_empty()
+                && self.runs.values().all(|a| a.state.live == 0)
+        };
+        if self.draining.is_some()
+            && idle()
+            && let Some(reply) = self.draining.take()
+        {
+            // Whoever asked may have stopped waiting.
+            reply.send(()).ok();
+            self.closed = true;
+        }
+    }
+
+    fn deploy(&mut self, pipeline: Pipeline) {
+        let digest = pipeline.digest();
+        let bound = Arc::new(Bound::new(
+            pipeline.clone(),
+            &self.core.steps,
+            &*self.core.expressions,
+        ));
+        // Runs of the same version that were adopted before get the code that came with it.
+        for active in self
+            .runs
+            .values_mut()
+            .filter(|a| a.record.version == digest)
+        {
+            active.bound = Arc::clone(&bound);
+        }
+        self.bounds.insert(digest, bound);
+        self.pipelines.insert(pipeline.name().clone(), pipeline);
+        let parked = std::mem::take(&mut self.parked);
+        self.gate.commands.extend(parked);
+    }
+}
+
+impl Gate {
+    fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+            && self.events.is_empty()
+            && self.outbox.is_empty()
+            && self.started.is_empty()
+            && self.released.is_empty()
+    }
+}
+
+fn is_success(input: &Input) -> bool {
+    matches!(
+        input,
+        Input::Ended {
+            end: windlass_core::AttemptEnd::Succeeded,
+            ..
+        }
+    )
+}
+
+/// Returns the pools that a slot needs room in, and what it takes from each.
+///
+/// A job takes at least a core of its target unless it says otherwise, so that a pipeline without
+/// any figures doesn't run everything at once.
+pub(crate) fn demands(core: &Core, active: &Active, slot: Slot) -> (Vec<LogicalName>, Resources) {
+    let step = active.bound.pipeline.step(slot.step);
+    let mut resources = step.policy.resources.clone();
+    let mut pools: Vec<LogicalName> = step.policy.pool.iter().cloned().collect();
+    if matches!(step.action, Action::Run(_)) {
+        if resources.get(CPU) == 0 {
+            resources = resources.cpu_cores(1);
+        }
+        let times = active
+            .state
+            .extras
+            .get(&slot)
+            .map_or(0, |e| e.out_of_memory);
+        let memory = resources.get(windlass_core::MEMORY);
+        if times > 0 && memory > 0 {
+            let grown = step.policy.retry.memory_after(
+                windlass_core::FailureClass::OutOfMemory,
+                times,
+                memory,
+            );
+            resources = resources.memory_bytes(grown);
+        }
+        if let Some(target) = step
+            .policy
+            .target
+            .as_ref()
+            .or(core.settings.default_target.as_ref())
+        {
+            pools.push(target_pool(target));
+        }
+    }
+    (pools, resources)
+}
+
+/// Returns the name under which the room of a target is counted.
+///
+/// No quota can have it: names of quotas have no such prefix by the builder's check.
+pub(crate) fn target_pool(target: &LogicalName) -> LogicalName {
+    let name = format!("target-{target}");
+    LogicalName::new(&name).unwrap_or_else(|_| target.clone())
+}

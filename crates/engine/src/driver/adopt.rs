@@ -1,0 +1,174 @@
+//! Takes over the unfinished runs of a store whose last host is gone.
+
+use std::sync::Arc;
+
+use windlass_core::run_store::{AttemptEnd, AttemptRecord, RunSnapshot};
+use windlass_core::{
+    CancelSignal, Checks, Failure, FailureClass, FencingToken, Pipeline, RunId,
+    RunState as RunPhase, StepOutput,
+};
+
+use super::{Driver, demands};
+use crate::Error;
+use crate::bound::{Bound, Kind, fill};
+use crate::decide::Input;
+use crate::jobs::Job;
+use crate::state::RunState;
+
+impl Driver {
+    /// Loads a run and goes on with it.
+    pub(crate) fn adopt(&mut self, snapshot: RunSnapshot) -> Result<(), Error> {
+        let digest = snapshot.version.digest;
+        let bound = match self.bounds.get(&digest) {
+            Some(bound) => Arc::clone(bound),
+            None => {
+                let checks = Checks::new(&*self.core.expressions);
+                let spec = snapshot.version.spec.as_ref().clone();
+                let pipeline = Pipeline::new(spec, windlass_core::Implementations::new(), &checks)
+                    .map_err(|e| Error::invalid(e.to_string()))?;
+                let bound = Arc::new(Bound::new(
+                    pipeline,
+                    &self.core.steps,
+                    &*self.core.expressions,
+                ));
+                self.bounds.insert(digest, Arc::clone(&bound));
+                bound
+            }
+        };
+        self.known_versions.insert(digest);
+        let (state, open) =
+            RunState::restore(&snapshot, bound.pipeline.clone(), self.core.clock.now());
+        let run = snapshot.run.id;
+        let (phase, started) = (snapshot.run.state, snapshot.run.started_at);
+        self.keys.insert(snapshot.run.key.clone(), run);
+        let mut active = self.activate(snapshot.run, state, bound);
+        for attempt in &open {
+            active.attempts.insert(attempt.slot, attempt.clone());
+            let (pools, resources) = demands(&self.core, &active, attempt.slot);
+            let label = format!(
+                "{}/{}",
+                active.record.pipeline,
+                active.state.label(attempt.slot)
+            );
+            self.admission
+                .adopt((run, attempt.slot), pools, resources, label);
+        }
+        self.runs.insert(run, active);
+        tracing::info!(%run, attempts = open.len(), "adopted an unfinished run");
+        self.apply(
+            run,
+            if phase == RunPhase::Queued {
+                Input::Start
+            } else {
+                Input::Recover { started }
+            },
+        );
+        for attempt in open {
+            self.adopt_attempt(run, &attempt);
+        }
+        Ok(())
+    }
+
+    /// Finds out what became of an attempt without an end.
+    fn adopt_attempt(&mut self, run: RunId, attempt: &AttemptRecord) {
+        let Some(active) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let (slot, token) = (attempt.slot, attempt.token);
+        if active
+            .state
+            .node(slot)
+            .is_none_or(|n| n.token != token.get())
+        {
+            return;
+        }
+        let end = |end| Input::Ended {
+            slot,
+            token,
+            end,
+            output: StepOutput::empty(),
+            usage: None,
+        };
+        match active.bound.kind(slot.step) {
+            // Code of the host died with it.
+            Kind::Native(_) | Kind::Builtin(_) | Kind::Missing => {
+                let lost = AttemptEnd::Unknown("its host died".to_owned());
+                self.apply(run, end(lost));
+            }
+            Kind::Child => {
+                let launch = crate::decide::Command::Launch {
+                    slot,
+                    attempt: attempt.attempt,
+                    token,
+                };
+                self.gate.commands.push((run, launch));
+            }
+            Kind::Job => {
+                let step = active.bound.pipeline.step(slot.step);
+                let scope = active.bound.scope(&active.state, &active.context, slot);
+                let filled = fill(&step.action, &*self.core.expressions, &scope)
+                    .map_err(|e| Failure::permanent(e.to_string()));
+                let (trigger, signal) = CancelSignal::new();
+                let job = filled.and_then(|action| {
+                    Job::prepare(
+                        &self.core,
+                        active,
+                        slot,
+                        attempt.attempt,
+                        token,
+                        &action,
+                        signal,
+                    )
+                });
+                match job {
+                    Ok(job) => {
+                        let span =
+                            self.core
+                                .attempt_span(&active.span, &step.name, slot, attempt.attempt);
+                        if active.state.stopping != crate::state::Stopping::No
+                            && !active.state.graph.is_finally(slot.step)
+                        {
+                            trigger.cancel();
+                        }
+                        active.jobs.insert((slot, token), trigger);
+                        drop(tokio::spawn(job.adopt(self.own_inbox.clone(), span)));
+                    }
+                    Err(failure) => self.apply(run, end(AttemptEnd::Failed(failure))),
+                }
+            }
+        }
+    }
+
+    /// A child run that was there before its parent asked for it.
+    pub(super) fn child_known(
+        &mut self,
+        parent: RunId,
+        slot: windlass_core::Slot,
+        summary: &crate::engine::RunSummary,
+    ) {
+        if summary.state.is_final() {
+            self.child_ended(parent, slot, summary);
+        } else if !self.runs.contains_key(&summary.run) {
+            let failure = Failure::new(
+                FailureClass::Lost,
+                format!("run {} belongs to another host", summary.run),
+            );
+            let token = self
+                .runs
+                .get(&parent)
+                .and_then(|a| a.state.node(slot))
+                .map_or(0, |n| n.token);
+            let end = AttemptEnd::Failed(failure);
+            self.later.push((
+                parent,
+                Input::Ended {
+                    slot,
+                    token: FencingToken::new(token),
+                    end,
+                    output: StepOutput::empty(),
+                    usage: None,
+                },
+            ));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What callers ask for: starting runs, and why steps wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+use windlass_core::run_store::RunRecord;
+use windlass_core::{
+    Json, LogicalName, RunContext, RunId, RunKey, Slot, StepState, Timestamp, WaitReason,
+    resolve_params,
+};
+
+use super::{Active, Dirty, Driver, Gate};
+use crate::Error;
+use crate::bound::{Bound, Kind};
+use crate::decide::Input;
+use crate::handle::{Explained, RunRequest, RunView, Started, StepView};
+use crate::state::{RunState, Stage};
+
+impl Driver {
+    pub(super) fn start(
+        &mut self,
+        request: RunRequest,
+        reply: oneshot::Sender<Result<Started, Error>>,
+    ) {
+        if self.draining.is_some() {
+            return drop(reply.send(Err(Error::closed())));
+        }
+        let key = request.run_key(&self.core.settings.environment);
+        match key.and_then(|key| self.create(request).map(|run| (key, run))) {
+            Ok((key, Some(run))) => {
+                self.gate.started.push((run, key, reply));
+                self.apply(run, Input::Start);
+            }
+            Ok((key, None)) => {
+                let existing = self.keys.get(&key).copied();
+                let started = existing
+                    .map(|run| self.known(run))
+                    .ok_or_else(Error::closed);
+                drop(reply.send(started));
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Makes a run that isn't started yet; `None` if the key is known to have one.
+    pub(super) fn create(&mut self, request: RunRequest) -> Result<Option<RunId>, Error> {
+        let key = request.run_key(&self.core.settings.environment)?;
+        if self.keys.contains_key(&key) {
+            return Ok(None);
+        }
+        let Some(pipeline) = self.pipelines.get(request.pipeline.as_str()).cloned() else {
+            return Err(Error::unknown_pipeline(
+                &request.pipeline,
+                self.pipelines.keys(),
+            ));
+        };
+        let digest = pipeline.digest();
+        let Some(bound) = self.bounds.get(&digest).map(Arc::clone) else {
+            return Err(Error::closed());
+        };
+        let params = resolve_params(&pipeline.spec().parameters, &request.params)
+            .map_err(|p| Error::params(&request.pipeline, &p))?;
+        let params = Json::of(&params)
+            .map_err(|e| Error::invalid(format!("parameters can't be written: {e}")))?;
+        let now = self.core.clock.now();
+        let id = self.core.ids.next_run_id(now);
+        let environment = request
+            .environment
+            .clone()
+            .unwrap_or_else(|| self.core.settings.environment.clone());
+        let mut record = RunRecord::new(
+            id,
+            key.clone(),
+            pipeline.name().clone(),
+            digest,
+            environment,
+            request.date,
+            params,
+            now,
+        );
+        record.parent = request.parent;
+        record.pipeline_commit.clone_from(&request.pipeline_commit);
+        record.code_commit.clone_from(&request.code_commit);
+        let state = RunState::new(id, pipeline);
+        let mut active = self.activate(record, state, bound);
+        active.dirty.created = true;
+        self.keys.insert(key, id);
+        self.runs.insert(id, active);
+        self.touched.push(id);
+        Ok(Some(id))
+    }
+
+    pub(super) fn activate(&self, record: RunRecord, state: RunState, bound: Arc<Bound>) -> Active {
+        let context = RunContext::new(
+            record.id,
+            record.key.clone(),
+            record.pipeline.clone(),
+            record.environment.clone(),
+            record.date,
+            record.params.clone(),
+            Arc::clone(&self.core.storages),
+            self.core.settings.run_storage.clone(),
+            Arc::clone(&self.core.clock),
+        );
+        let span = tracing::info_span!("run", run = %record.id, pipeline = %record.pipeline, key = %record.key);
+        Active {
+            default_target: self.core.settings.default_target.clone(),
+            record,
+            state,
+            bound,
+            context: Arc::new(context),
+            summary: watch::channel(None).0,
+            attempts: HashMap::new(),
+            jobs: HashMap::new(),
+            span,
+            dirty: Dirty::default(),
+        }
+    }
+
+    /// The store knows the key already: forget the run that was about to be.
+    pub(super) fn refuse(&mut self, run: RunId, existing: RunId, gate: &mut Gate) {
+        let Some(active) = self.runs.remove(&run) else {
+            return;
+        };
+        self.keys.insert(active.record.key.clone(), existing);
+        gate.commands.retain(|(r, _)| *r != run);
+        gate.events.retain(|e| e.run != run);
+        for slot in active.attempts.keys() {
+            self.admission.release((run, *slot));
+        }
+        if let Some((parent, slot)) = active.record.parent {
+            self.core
+                .reattach_child(parent, slot, existing, &self.own_inbox);
+        }
+    }
+
+    /// Answers a caller whose run is in, or whose key had one.
+    pub(super) fn started(&mut self, run: RunId, key: RunKey) -> Result<Started, Error> {
+        match self.keys.get(&key) {
+            Some(existing) if *existing != run => Ok(self.known(*existing)),
+            _ => self
+                .runs
+                .get(&run)
+                .map(|a| Started {
+                    run,
+                    created: true,
+                    summary: Some(a.summary.subscribe()),
+                })
+                .ok_or_else(Error::closed),
+        }
+    }
+
+    /// Returns what a caller gets for a run that was there before.
+    fn known(&self, run: RunId) -> Started {
+        let summary = match (self.runs.get(&run), self.ended.get(&run)) {
+            (Some(active), _) => Some(active.summary.subscribe()),
+            (None, Some(summary)) => Some(watch::channel(Some(summary.clone())).1),
+            (None, None) => None,
+        };
+        Started {
+            run,
+            created: false,
+            summary,
+        }
+    }
+
+    /// Returns the key of a live run and a way to wait for it.
+    pub(super) fn attach(&self, run: RunId) -> Option<(RunKey, Started)> {
+        let key = match (self.runs.get(&run), self.ended.get(&run)) {
+            (Some(active), _) => active.record.key.clone(),
+            (None, Some(summary)) => summary.key.clone(),
+            (None, None) => return None,
+        };
+        Some((key, self.known(run)))
+    }
+
+    /// Says of every step that could run but doesn't, what it waits for.
+    pub(super) fn explain(&self, run: RunId) -> Vec<Explained> {
+        let Some(active) = self.runs.get(&run) else {
+            return Vec::new();
+        };
+        let slots = (0..active.state.graph.len()).map(Slot::step);
+        let items = active
+            .state
+            .maps
+            .iter()
+            .flat_map(|(step, map)| (0..map.next).map(|i| Slot::item(*step, i)));
+        slots
+            .chain(items)
+            .filter_map(|slot| {
+                Some(Explained {
+                    step: active.state.label(slot),
+                    slot,
+                    reason: self.reason(active, slot)?,
+                })
+            })
+            .collect()
+    }
+
+    fn reason(&self, active: &Active, slot: Slot) -> Option<WaitReason> {
+        let node = active.state.node(slot)?;
+        let extra = active.state.extras.get(&slot);
+        let until = extra.and_then(|e| e.wake_at).unwrap_or_default();
+        match (node.state, node.stage) {
+            (StepState::Pending, _) => Some(self.predecessors(active, slot)),
+            (_, Stage::Held) => Some(WaitReason::Paused),
+            (StepState::Waiting, Stage::Time) => Some(WaitReason::Time { until }),
+            (StepState::Retrying, _) => Some(WaitReason::Backoff { until }),
+            (StepState::Unknown, _) => Some(WaitReason::Resolution),
+            (StepState::Waiting, _) => self.admission.explain((active.record.id, slot)),
+            (StepState::Running, _) => self.reason_of_running(active, slot),
+            _ => None,
+        }
+    }
+
+    /// A launched attempt may still wait: for code, for its target, for a child.
+    fn reason_of_running(&self, active: &Active, slot: Slot) -> Option<WaitReason> {
+        match active.bound.kind(slot.step) {
+            Kind::Missing => {
+                let action = &active.bound.pipeline.step(slot.step).action;
+                let name = match action {
+                    windlass_core::Action::Native(name) => name.to_string(),
+                    other => other.kind().to_owned(),
+                };
+                Some(WaitReason::Implementation { name })
+            }
+            Kind::Child => {
+                let child = self
+                    .runs
+                    .values()
+                    .find(|a| a.record.parent == Some((active.record.id, slot)))?;
+                Some(WaitReason::ChildRun {
+                    run: child.record.id,
+                })
+            }
+            Kind::Job => {
+                let started = active.state.extras.get(&slot).is_some_and(|e| e.started);
+                let target = active.attempts.get(&slot).and_then(|a| a.target.clone())?;
+                (!started).then(|| WaitReason::Target {
+                    target,
+                    reason: "starting".to_owned(),
+                })
+            }
+            Kind::Native(_) | Kind::Builtin(_) => None,
+        }
+    }
+
+    fn predecessors(&self, active: &Active, slot: Slot) -> WaitReason {
+        let graph = &active.state.graph;
+        let open = |s: &u32| !active.state.nodes[*s as usize].state.is_final();
+        let waiting: Vec<u32> = if graph.is_finally(slot.step) && !active.state.in_finally {
+            (0..graph.finally_start()).filter(open).collect()
+        } else {
+            graph
+                .predecessors(slot.step)
+                .iter()
+                .map(|p| p.step)
+                .filter(open)
+                .collect()
+        };
+        let name = |s: &u32| active.bound.pipeline.step(*s).name.clone();
+        WaitReason::Predecessors {
+            steps: waiting.iter().take(10).map(name).collect(),
+            count: waiting.len() as u32,
+        }
+    }
+
+    /// Returns how far a live run is.
+    pub(super) fn look(&self, run: RunId) -> Option<RunView> {
+        let active = self.runs.get(&run)?;
+        let now: Timestamp = self.core.clock.now();
+        let step = |s: u32| {
+            let slot = Slot::step(s);
+            let node = &active.state.nodes[s as usize];
+            let map = active.state.maps.get(&s);
+            StepView {
+                name: active.bound.pipeline.step(s).name.clone(),
+                slot,
+                state: node.state,
+                attempt: node.attempt,
+                items: map.map(|m| {
+                    (
+                        m.nodes.iter().filter(|n| n.state.is_final()).count() as u32,
+                        m.nodes.len() as u32,
+                    )
+                }),
+                reason: self.reason(active, slot),
+                failure: active
+                    .state
+                    .extras
+                    .get(&slot)
+                    .and_then(|e| e.failure.clone()),
+                result: active
+                    .state
+                    .outputs
+                    .get(&slot)
+                    .map(|o| o.value.clone())
+                    .unwrap_or_default(),
+            }
+        };
+        let mut record = active.record.clone();
+        record.state = active.state.phase;
+        Some(RunView {
+            record,
+            at: now,
+            steps: (0..active.state.graph.len()).map(step).collect(),
+        })
+    }
+
+    /// Returns each pool's name, limit and use.
+    pub(super) fn pools(
+        &self,
+    ) -> Vec<(
+        LogicalName,
+        windlass_core::Resources,
+        windlass_core::Resources,
+    )> {
+        self.admission
+            .pools()
+            .map(|(n, l, u)| (n.clone(), l.clone(), u.clone()))
+            .collect()
+    }
+}

@@ -1,0 +1,271 @@
+//! From decisions to rows, and from commits back to what waited for them.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::error::TrySendError;
+use windlass_core::run_store::{
+    AttemptRecord, Change, Durability, EventKind, EventRecord, StoreError, Transition, Verdict,
+    VersionRecord,
+};
+use windlass_core::{AttemptNo, FencingToken, Occasion, Slot, Timestamp, error_chain};
+
+use super::{Active, Driver, Gate};
+use crate::bound::Kind;
+use crate::decide::Decision;
+use crate::writer::{Waiter, WriteRequest, Written};
+
+impl Active {
+    /// Takes over what a decision changed.
+    pub(super) fn absorb(&mut self, decision: &mut Decision, now: Timestamp, host: &str) {
+        self.dirty.run |= decision.run_changed || !decision.events.is_empty();
+        self.dirty.slots.extend(decision.changed.drain(..));
+        if decision.run_changed {
+            self.record.state = self.state.phase;
+            self.record.next_token = FencingToken::new(self.state.next_token);
+            if let Some(reason) = decision.reason.take() {
+                self.record.reason = Some(reason);
+            }
+        }
+        for kind in decision.events.drain(..) {
+            self.note(&kind, now, host);
+            let seq = self.record.next_seq;
+            self.record.next_seq += 1;
+            self.dirty
+                .events
+                .push(EventRecord::new(self.record.id, seq, now, kind));
+        }
+    }
+
+    /// Keeps the rows of the run and its attempts in step with an event.
+    fn note(&mut self, kind: &EventKind, now: Timestamp, host: &str) {
+        match kind {
+            EventKind::RunStarted => self.record.started_at = Some(now),
+            EventKind::CancelRequested { .. } => self.record.cancel_requested = true,
+            EventKind::RunEnded { reason, .. } => {
+                self.record.ended_at = Some(now);
+                if reason.is_some() {
+                    self.record.reason.clone_from(reason);
+                }
+            }
+            EventKind::AttemptLaunched {
+                slot,
+                attempt,
+                token,
+            } => self.note_launch(*slot, *attempt, *token, now, host),
+            EventKind::AttemptStarted { slot, attempt } => {
+                if let Some(row) = self.attempts.get_mut(slot) {
+                    row.started_at = Some(now);
+                    self.dirty.attempts.insert((*slot, attempt.get()));
+                }
+            }
+            EventKind::AttemptEnded {
+                slot, end, usage, ..
+            } => {
+                if let Some(mut row) = self.attempts.remove(slot) {
+                    row.ended_at = Some(now);
+                    row.end = Some(end.clone());
+                    row.usage.clone_from(usage);
+                    self.dirty.attempts.remove(&(*slot, row.attempt.get()));
+                    self.dirty.ended_attempts.push(row);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_launch(
+        &mut self,
+        slot: Slot,
+        attempt: AttemptNo,
+        token: FencingToken,
+        now: Timestamp,
+        host: &str,
+    ) {
+        let mut row =
+            AttemptRecord::new(self.record.id, slot, attempt, token, host.to_owned(), now);
+        let policy = &self.bound.pipeline.step(slot.step).policy;
+        row.pool.clone_from(&policy.pool);
+        row.resources.clone_from(&policy.resources);
+        if self.bound.kind(slot.step) == Kind::Job {
+            row.target = policy
+                .target
+                .clone()
+                .or_else(|| self.default_target.clone());
+        }
+        self.attempts.insert(slot, row);
+        self.dirty.attempts.insert((slot, attempt.get()));
+    }
+
+    /// Returns the rows that changed, and empties the list of them.
+    fn changes(&mut self, new_version: bool, now: Timestamp) -> Vec<Change> {
+        let dirty = &mut self.dirty;
+        let mut changes = Vec::with_capacity(dirty.slots.len() + 2 * dirty.events.len() + 2);
+        if dirty.created {
+            if new_version {
+                let spec = Arc::clone(self.bound.pipeline.spec());
+                changes.push(Change::PutVersion(Box::new(VersionRecord::new(
+                    self.record.version,
+                    spec,
+                    now,
+                ))));
+            }
+            changes.push(Change::CreateRun(Box::new(self.record.clone())));
+        } else if dirty.run {
+            changes.push(Change::PutRun(Box::new(self.record.clone())));
+        }
+        let state = &self.state;
+        changes.extend(
+            dirty
+                .slots
+                .drain()
+                .filter_map(|s| state.step_record(s, now))
+                .map(|r| Change::PutStep(Box::new(r))),
+        );
+        changes.extend(
+            dirty
+                .ended_attempts
+                .drain(..)
+                .map(|r| Change::PutAttempt(Box::new(r))),
+        );
+        let live = &self.attempts;
+        let live = dirty
+            .attempts
+            .drain()
+            .filter_map(|(slot, n)| live.get(&slot).filter(|a| a.attempt.get() == n));
+        changes.extend(live.map(|r| Change::PutAttempt(Box::new(r.clone()))));
+        changes.extend(
+            dirty
+                .events
+                .iter()
+                .map(|e| Change::AppendEvent(Box::new(e.clone()))),
+        );
+        changes.extend(
+            dirty
+                .outbox
+                .iter()
+                .map(|o| Change::AddOutbox(Box::new(o.clone()))),
+        );
+        (dirty.run, dirty.created) = (false, false);
+        changes
+    }
+}
+
+impl Driver {
+    /// Makes one transition for each run that changed in this turn.
+    pub(super) fn collect_transitions(&mut self) -> Vec<Transition> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        let mut transitions = Vec::with_capacity(touched.len());
+        let now = self.core.clock.now();
+        for run in touched.drain(..) {
+            let Some(active) = self.runs.get_mut(&run) else {
+                continue;
+            };
+            if let Some(reactor) = &mut self.reactor {
+                for event in &active.dirty.events {
+                    let occasion =
+                        Occasion::new(&active.record, active.bound.pipeline.spec(), event);
+                    active.dirty.outbox.extend(reactor.react(&occasion));
+                }
+            }
+            let new_version =
+                active.dirty.created && self.known_versions.insert(active.record.version);
+            let ended = active.dirty.ended_attempts.iter();
+            let jobs = ended.filter_map(|a| Some((a.target.clone()?, a.handle.clone()?)));
+            self.gate.released.extend(jobs);
+            let changes = active.changes(new_version, now);
+            self.gate.events.append(&mut active.dirty.events);
+            self.gate.outbox.append(&mut active.dirty.outbox);
+            if !changes.is_empty() {
+                self.gate.runs.push(run);
+                transitions.push(Transition::new(changes));
+            }
+        }
+        self.touched = touched;
+        transitions
+    }
+
+    /// Hands a turn to the writer; its gate opens when it is in.
+    pub(super) fn write(&mut self, transitions: Vec<Transition>, gate: Gate) {
+        let durability = if gate.is_empty() {
+            Durability::Lazy
+        } else {
+            Durability::Synced
+        };
+        let request = WriteRequest {
+            transitions,
+            durability,
+            waiter: Waiter::Driver,
+        };
+        self.gates.push_back(gate);
+        match &self.writer {
+            Some(writer) if self.backlog.is_empty() => {
+                if let Err(TrySendError::Full(request) | TrySendError::Closed(request)) =
+                    writer.try_send(request)
+                {
+                    self.backlog.push_back(request);
+                }
+            }
+            _ => self.backlog.push_back(request),
+        }
+    }
+
+    /// The writer answered the oldest request.
+    pub(super) fn written(&mut self, written: Written) {
+        match written {
+            Written::Committed(verdicts) => {
+                let Some(mut gate) = self.gates.pop_front() else {
+                    return;
+                };
+                for (run, verdict) in std::mem::take(&mut gate.runs).into_iter().zip(verdicts) {
+                    if let Verdict::KeyExists(existing) = verdict {
+                        self.refuse(run, existing, &mut gate);
+                    }
+                }
+                self.open(gate);
+            }
+            Written::Failed(error) => self.fail(&error),
+        }
+    }
+
+    /// Nothing can be written any more: nobody may act on what isn't in.
+    fn fail(&mut self, error: &StoreError) {
+        let message = error_chain(error);
+        tracing::error!(error = message, "the run store failed; the engine stops");
+        for (.., reply) in self.gates.drain(..).flat_map(|g| g.started) {
+            drop(reply.send(Err(crate::Error::store(message.clone()))));
+        }
+        self.core.set_failed(message);
+        self.closed = true;
+    }
+
+    /// Carries out what waited for a commit.
+    pub(super) fn open(&mut self, gate: Gate) {
+        for event in gate.events {
+            // Without a subscriber there is nobody to miss it.
+            self.events.send(event).ok();
+        }
+        if !gate.outbox.is_empty() {
+            self.core.outbox.ring(if self.writer.is_some() {
+                Vec::new()
+            } else {
+                gate.outbox
+            });
+        }
+        for (target, handle) in gate.released {
+            if let Some(hub) = self.core.targets.get(&target) {
+                drop(tokio::spawn(crate::jobs::release(
+                    Arc::clone(&hub.target),
+                    handle,
+                )));
+            }
+        }
+        for (run, key, reply) in gate.started {
+            drop(reply.send(self.started(run, key)));
+        }
+        for (run, command) in gate.commands {
+            self.act(run, command);
+        }
+    }
+}

@@ -1,0 +1,664 @@
+//! The engine as a host sees it: built from components, deployed to, asked to start runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use windlass_core::run_store::{EventRecord, RunQuery, RunRecord, RunStore};
+use windlass_core::{
+    AttemptNo, CancelSignal, CancelTrigger, Checks, Clock, ClockExt, ComputeTarget, Expressions,
+    IdSource, Implementations, LiteralsOnly, LogicalName, Notifier, Pipeline, PipelineName, Quota,
+    Reactor, Resources, RunId, RunKey, RunState, Secret, Slot, Step, StepName, StepOutput, Storage,
+    Storages, Timestamp, error_chain,
+};
+
+use crate::builtin::{CheckStep, FailStep};
+use crate::clock::{SystemClock, SystemIds};
+use crate::driver::{Active, Driver, Message};
+use crate::executor::Executor;
+use crate::handle::{RunHandle, RunRequest};
+use crate::hub::TargetHub;
+use crate::outbox::{self, Outbox};
+use crate::settings::Settings;
+use crate::writer;
+use crate::{Error, ErrorKind};
+
+/// Looks up a secret by its name in the environment.
+pub type SecretLookup = Arc<dyn Fn(&LogicalName) -> Result<Secret, String> + Send + Sync>;
+
+/// What every part of an engine shares.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdSource>,
+    /// Random id of this very engine.
+    pub(crate) host: String,
+    /// Who owns its jobs: the store, or the engine if it has none.
+    pub(crate) owner: String,
+    pub(crate) store: Option<Arc<dyn RunStore>>,
+    pub(crate) storages: Arc<Storages>,
+    pub(crate) targets: BTreeMap<LogicalName, Arc<TargetHub>>,
+    pub(crate) notifiers: BTreeMap<LogicalName, Arc<dyn Notifier>>,
+    pub(crate) expressions: Arc<dyn Expressions>,
+    pub(crate) steps: Implementations,
+    pub(crate) quotas: Vec<Quota>,
+    pub(crate) secrets: SecretLookup,
+    pub(crate) no_outputs: Arc<[(StepName, Arc<StepOutput>)]>,
+    pub(crate) outbox: Outbox,
+    pub(crate) closing: CancelSignal,
+    failed: Mutex<Option<String>>,
+}
+
+impl Core {
+    /// Returns the storage that holds the folders of runs.
+    pub(crate) fn run_storage(&self) -> Result<(&LogicalName, &Arc<dyn Storage>), String> {
+        let name = self
+            .settings
+            .run_storage
+            .as_ref()
+            .ok_or("the engine has no storage for its runs (`run_storage`)")?;
+        self.storages
+            .get_key_value(name)
+            .ok_or_else(|| format!("there is no storage `{name}`"))
+    }
+
+    /// Opens the spans of a step and its attempt below that of its run.
+    #[expect(
+        clippy::unused_self,
+        reason = "a place for what else spans will need of the engine"
+    )]
+    pub(crate) fn attempt_span(
+        &self,
+        run: &tracing::Span,
+        step: &StepName,
+        slot: Slot,
+        attempt: AttemptNo,
+    ) -> tracing::Span {
+        if run.is_disabled() {
+            return tracing::Span::none();
+        }
+        let step = tracing::info_span!(parent: run, "step", step = %step, item = slot.item);
+        tracing::info_span!(parent: &step, "attempt", attempt = attempt.get())
+    }
+
+    pub(crate) fn set_failed(&self, message: String) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+    }
+
+    pub(crate) fn why_closed(&self) -> Error {
+        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(message) => Error::store(message.clone()),
+            None => Error::closed(),
+        }
+    }
+
+    /// Tells the driver of a child run that was there before.
+    pub(crate) fn reattach_child(
+        self: &Arc<Self>,
+        parent: RunId,
+        slot: Slot,
+        child: RunId,
+        inbox: &mpsc::Sender<Message>,
+    ) {
+        let (core, inbox) = (Arc::clone(self), inbox.clone());
+        tokio::spawn(async move {
+            let Some(store) = &core.store else { return };
+            match store.run(child).await {
+                Ok(Some(record)) => drop(
+                    inbox
+                        .send(Message::ChildKnown(
+                            parent,
+                            slot,
+                            RunSummary::of_record(&record),
+                        ))
+                        .await,
+                ),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(error = %error_chain(&error), %child, "a child run can't be read")
+                }
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("host", &self.host)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a run ended, or how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunSummary {
+    /// The run.
+    pub run: RunId,
+    /// Its key.
+    pub key: RunKey,
+    /// Its pipeline.
+    pub pipeline: PipelineName,
+    /// Its state.
+    pub state: RunState,
+    /// Why it is in that state.
+    pub reason: Option<String>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl RunSummary {
+    pub(crate) fn of(active: &Active, state: RunState, now: Timestamp) -> Self {
+        let mut summary = Self::of_record(&active.record);
+        summary.state = state;
+        summary.ended_at = summary.ended_at.or(Some(now));
+        summary
+    }
+
+    pub(crate) fn of_record(record: &RunRecord) -> Self {
+        Self {
+            run: record.id,
+            key: record.key.clone(),
+            pipeline: record.pipeline.clone(),
+            state: record.state,
+            reason: record.reason.clone(),
+            created_at: record.created_at,
+            ended_at: record.ended_at,
+        }
+    }
+}
+
+/// Room in a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolView {
+    /// Its name; `target-NAME` for the room of a compute target.
+    pub name: LogicalName,
+    /// What it has in all.
+    pub limit: Resources,
+    /// What is in use.
+    pub used: Resources,
+}
+
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) events: broadcast::Sender<EventRecord>,
+    inbox: mpsc::Sender<Message>,
+    closing: CancelTrigger,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.outbox.close();
+        self.closing.cancel();
+    }
+}
+
+impl Inner {
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Error> {
+        self.inbox
+            .send(message)
+            .await
+            .map_err(|_| self.core.why_closed())
+    }
+
+    /// Waits for the end of a run that isn't live here, by what the store says.
+    pub(crate) async fn stored_summary(&self, run: RunId) -> Result<RunSummary, Error> {
+        let store = self.core.store.as_ref().ok_or_else(Error::closed)?;
+        loop {
+            let record = store
+                .run(run)
+                .await?
+                .ok_or_else(|| Error::not_found(format!("there is no run {run}")))?;
+            if record.state.is_final() {
+                return Ok(RunSummary::of_record(&record));
+            }
+            self.core
+                .clock
+                .sleep(self.core.settings.observe_interval)
+                .await;
+        }
+    }
+}
+
+/// Runs pipelines; cheap to clone. Dropping the last clone stops it like a crash would, cleanly:
+/// the next engine on the same store goes on.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use windlass_core::{Pipeline, RunState};
+/// use windlass_engine::{Engine, RunRequest};
+///
+/// let engine = Engine::in_memory().build().await?;
+/// let mut p = Pipeline::builder("hello");
+/// p.add("greet", |_| async { Ok("hello") });
+/// engine.deploy(p.build()?).await?;
+/// let run = engine.start(RunRequest::new("hello", "2026-11-03".parse()?)).await?;
+/// assert_eq!(run.outcome().await?.state, RunState::Succeeded);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("core", &self.inner.core)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts to build an engine whose runs live in `store`.
+    pub fn builder(store: impl RunStore + 'static) -> EngineBuilder {
+        EngineBuilder::new(Some(Arc::new(store)))
+    }
+
+    /// Starts to build an engine on a store that others hold too.
+    #[must_use]
+    pub fn builder_shared(store: Arc<dyn RunStore>) -> EngineBuilder {
+        EngineBuilder::new(Some(store))
+    }
+
+    /// Starts to build an engine that keeps nothing: runs die with it. The same rules, without rows.
+    #[must_use]
+    pub fn in_memory() -> EngineBuilder {
+        EngineBuilder::new(None)
+    }
+
+    /// Makes a pipeline known; runs that started with an earlier version keep it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`].
+    pub async fn deploy(&self, pipeline: Pipeline) -> Result<(), Error> {
+        self.inner.send(Message::Deploy(pipeline)).await
+    }
+
+    /// Starts a run, or returns the one that its key started before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for an unknown pipeline or wrong parameters; [`ErrorKind::Closed`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the run may or may not have started; the same key finds out.
+    pub async fn start(&self, request: RunRequest) -> Result<RunHandle, Error> {
+        let key = request.run_key(&self.inner.core.settings.environment)?;
+        let (reply, answer) = oneshot::channel();
+        self.inner
+            .send(Message::Start(Box::new(request), reply))
+            .await?;
+        let started = answer.await.map_err(|_| self.inner.core.why_closed())??;
+        Ok(RunHandle {
+            inner: Arc::clone(&self.inner),
+            run: started.run,
+            key,
+            created: started.created,
+            summary: started.summary,
+        })
+    }
+
+    /// Starts a run beside the one that the key has, under the first free number behind it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_forced(&self, request: RunRequest) -> Result<RunHandle, Error> {
+        let mut number = 1;
+        loop {
+            let run = self.start(request.clone().sibling(number)).await?;
+            if run.created() {
+                return Ok(run);
+            }
+            number += 1;
+        }
+    }
+
+    /// Returns the handle of a run, whether it is live or not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; without a store only live runs are found.
+    pub async fn run(&self, id: RunId) -> Result<RunHandle, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(Message::Attach(id, reply)).await?;
+        let attached = answer.await.map_err(|_| self.inner.core.why_closed())?;
+        if let Some((key, started)) = attached {
+            return Ok(RunHandle {
+                inner: Arc::clone(&self.inner),
+                run: id,
+                key,
+                created: false,
+                summary: started.summary,
+            });
+        }
+        let missing = || Error::not_found(format!("there is no run {id}"));
+        let store = self.inner.core.store.as_ref().ok_or_else(missing)?;
+        let record = store.run(id).await?.ok_or_else(missing)?;
+        Ok(RunHandle {
+            inner: Arc::clone(&self.inner),
+            run: id,
+            key: record.key,
+            created: false,
+            summary: None,
+        })
+    }
+
+    /// Returns the ids of the runs that are live here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`].
+    pub async fn live_runs(&self) -> Result<Vec<RunId>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(Message::Live(reply)).await?;
+        answer.await.map_err(|_| self.inner.core.why_closed())
+    }
+
+    /// Returns each pool and compute target with what is in use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`].
+    pub async fn pools(&self) -> Result<Vec<PoolView>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(Message::Pools(reply)).await?;
+        let pools = answer.await.map_err(|_| self.inner.core.why_closed())?;
+        Ok(pools
+            .into_iter()
+            .map(|(name, limit, used)| PoolView { name, limit, used })
+            .collect())
+    }
+
+    /// Returns what the engine was built with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.inner.core.settings
+    }
+
+    /// Starts nothing new, waits up to `grace` for attempts that run, delivers what notifications
+    /// it can, and stops. Unfinished runs go on with the next engine on the same store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] if the store failed before.
+    pub async fn drain(&self, grace: Duration) -> Result<(), Error> {
+        let clock = &self.inner.core.clock;
+        let (reply, answer) = oneshot::channel();
+        if self.inner.send(Message::Drain(reply)).await.is_ok() {
+            // Whether it drained in time or not, it stops now.
+            clock.timeout(grace, answer).await;
+        }
+        self.inner.closing.cancel();
+        self.inner.core.outbox.close();
+        let tasks = std::mem::take(
+            &mut *self
+                .inner
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for task in tasks {
+            clock.timeout(grace.max(Duration::from_secs(1)), task).await;
+        }
+        let error = self.inner.core.why_closed();
+        if error.kind() == ErrorKind::Store {
+            Err(error)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Builds an [`Engine`] from its components.
+pub struct EngineBuilder {
+    store: Option<Arc<dyn RunStore>>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    storages: Storages,
+    targets: BTreeMap<LogicalName, Arc<dyn ComputeTarget>>,
+    notifiers: BTreeMap<LogicalName, Arc<dyn Notifier>>,
+    expressions: Arc<dyn Expressions>,
+    steps: Implementations,
+    quotas: Vec<Quota>,
+    secrets: SecretLookup,
+    reactor: Option<Box<dyn Reactor>>,
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineBuilder {
+    fn new(store: Option<Arc<dyn RunStore>>) -> Self {
+        let builtins: [(&str, Arc<dyn Step>); 2] =
+            [("check", Arc::new(CheckStep)), ("fail", Arc::new(FailStep))];
+        Self {
+            store,
+            settings: Settings::default(),
+            clock: Arc::new(SystemClock::new()),
+            ids: Arc::new(SystemIds::new()),
+            storages: Storages::new(),
+            targets: BTreeMap::new(),
+            notifiers: BTreeMap::new(),
+            expressions: Arc::new(LiteralsOnly::default()),
+            steps: builtins
+                .into_iter()
+                .map(|(name, step)| (Arc::from(name), step))
+                .collect(),
+            quotas: Vec::new(),
+            secrets: Arc::new(|_| Err("the engine has no secrets".to_owned())),
+            reactor: None,
+        }
+    }
+
+    /// Sets the settings.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Sets the clock; the default is [`SystemClock`].
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the source of ids; the default is [`SystemIds`].
+    #[must_use]
+    pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    /// Adds a storage under a logical name.
+    #[must_use]
+    pub fn with_storage(mut self, name: LogicalName, storage: Arc<dyn Storage>) -> Self {
+        self.storages.insert(name, storage);
+        self
+    }
+
+    /// Adds a compute target under a logical name.
+    #[must_use]
+    pub fn with_compute(mut self, name: LogicalName, target: Arc<dyn ComputeTarget>) -> Self {
+        self.targets.insert(name, target);
+        self
+    }
+
+    /// Adds a notifier under a logical name.
+    #[must_use]
+    pub fn with_notifier(mut self, name: LogicalName, notifier: Arc<dyn Notifier>) -> Self {
+        self.notifiers.insert(name, notifier);
+        self
+    }
+
+    /// Sets what decides on notifications; without one nobody is told.
+    #[must_use]
+    pub fn with_reactor(mut self, reactor: Box<dyn Reactor>) -> Self {
+        self.reactor = Some(reactor);
+        self
+    }
+
+    /// Limits a pool.
+    #[must_use]
+    pub fn with_quota(mut self, quota: Quota) -> Self {
+        self.quotas.push(quota);
+        self
+    }
+
+    /// Sets the expression language; without one templates may have no holes.
+    #[must_use]
+    pub fn with_expressions(mut self, expressions: Arc<dyn Expressions>) -> Self {
+        self.expressions = expressions;
+        self
+    }
+
+    /// Sets how secrets are looked up.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: SecretLookup) -> Self {
+        self.secrets = secrets;
+        self
+    }
+
+    /// Adds code: for [`windlass_core::Action::Native`] by its name, or for a kind of action (`copy`, `publish`, …).
+    #[must_use]
+    pub fn with_step(mut self, name: &str, step: Arc<dyn Step>) -> Self {
+        self.steps.insert(Arc::from(name), step);
+        self
+    }
+
+    /// Returns what validation may know of this engine.
+    #[must_use]
+    pub fn checks(&self) -> Checks<'_> {
+        let mut checks = Checks::new(&*self.expressions);
+        checks.targets = Some(
+            self.targets
+                .iter()
+                .map(|(n, t)| (n.clone(), t.capabilities().total.clone()))
+                .collect(),
+        );
+        checks
+            .default_target
+            .clone_from(&self.settings.default_target);
+        checks.pools = Some(
+            self.quotas
+                .iter()
+                .map(|q| (q.pool().clone(), q.limit().clone()))
+                .collect(),
+        );
+        checks.storages = Some(self.storages.keys().cloned().collect());
+        checks.notifiers = Some(self.notifiers.keys().cloned().collect());
+        checks
+    }
+
+    /// Builds the engine and takes over the unfinished runs of its store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] if the store can't be read; [`ErrorKind::Invalid`] for a quota whose
+    /// name is kept for a target.
+    pub async fn build(self) -> Result<Engine, Error> {
+        if let Some(quota) = self
+            .quotas
+            .iter()
+            .find(|q| q.pool().as_str().starts_with("target-"))
+        {
+            return Err(Error::invalid(format!(
+                "pool `{}`: names that start with `target-` are kept for compute targets",
+                quota.pool()
+            )));
+        }
+        let host = format!("{:032x}", self.ids.random());
+        let (closing, closing_signal) = CancelSignal::new();
+        let targets = self
+            .targets
+            .into_iter()
+            .map(|(name, target)| (name.clone(), TargetHub::start(name, target)))
+            .collect();
+        let core = Arc::new(Core {
+            owner: self
+                .store
+                .as_ref()
+                .map_or_else(|| host.clone(), |s| s.store_id().to_owned()),
+            host,
+            settings: self.settings,
+            clock: self.clock,
+            ids: self.ids,
+            store: self.store,
+            storages: Arc::new(self.storages),
+            targets,
+            notifiers: self.notifiers,
+            expressions: self.expressions,
+            steps: self.steps,
+            quotas: self.quotas,
+            secrets: self.secrets,
+            no_outputs: Arc::new([]),
+            outbox: Outbox::default(),
+            closing: closing_signal,
+            failed: Mutex::new(None),
+        });
+        let (inbox, received) = mpsc::channel(core.settings.writer_queue.max(1));
+        let (events, _) = broadcast::channel(core.settings.event_buffer.max(1));
+        let mut tasks = Vec::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the writer's queue: one answer a request"
+        )]
+        let (answers, written) = mpsc::unbounded_channel();
+        let writer = core.store.as_ref().map(|store| {
+            let (sender, requests) = mpsc::channel(core.settings.writer_queue.max(1));
+            tasks.push(tokio::spawn(writer::run(
+                Arc::clone(store),
+                requests,
+                answers,
+            )));
+            sender
+        });
+        let workers = match core.settings.workers {
+            0 => tokio::runtime::Handle::current().metrics().num_workers(),
+            some => some,
+        };
+        let executor = Executor::start(workers, &core.clock, &inbox);
+        tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
+        let mut driver = Driver::new(
+            Arc::clone(&core),
+            received,
+            inbox.clone(),
+            writer,
+            written,
+            executor,
+            events.clone(),
+            self.reactor,
+        );
+        if let Some(store) = &core.store {
+            for run in store.runs(&RunQuery::unfinished()).await? {
+                if let Some(snapshot) = store.snapshot(run.id).await? {
+                    driver.adopt(snapshot)?;
+                }
+            }
+        }
+        tasks.insert(0, tokio::spawn(driver.run()));
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                core,
+                events,
+                inbox,
+                closing,
+                tasks: Mutex::new(tasks),
+            }),
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! Runs in-process steps on the host's runtime.
+//!
+//! A few long-lived workers take launches from one queue and poll each step once in place. A step
+//! that is done by then never becomes a task; one that must wait is handed to a task of its own.
+//! Workers yield to the host's other tasks every [`BATCH`] steps. Steps that block belong into
+//! `spawn_blocking`; nothing here can help them.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::{Notify, mpsc};
+use tracing::Instrument;
+use windlass_core::run_store::AttemptEnd;
+use windlass_core::{
+    CancelSignal, CancelTrigger, Clock, ClockExt, Failure, FencingToken, RunId, Slot, Step,
+    StepContext, StepError, StepOutput,
+};
+
+use crate::decide::Input;
+use crate::driver::Message;
+
+/// Steps that a worker polls before it yields.
+const BATCH: usize = 64;
+
+/// One attempt to run in this process.
+pub(crate) struct Work {
+    pub(crate) run: RunId,
+    pub(crate) slot: Slot,
+    pub(crate) token: FencingToken,
+    pub(crate) code: Arc<dyn Step>,
+    pub(crate) context: StepContext,
+    pub(crate) signal: CancelSignal,
+    pub(crate) trigger: CancelTrigger,
+    pub(crate) grace: Duration,
+    pub(crate) span: tracing::Span,
+}
+
+type Key = (RunId, Slot, FencingToken);
+type StepFuture = Pin<Box<dyn Future<Output = Result<StepOutput, StepError>> + Send>>;
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<VecDeque<Work>>,
+    /// Steps that became tasks, and how to ask them to stop.
+    waiting: Mutex<HashMap<Key, CancelTrigger>>,
+    bell: Notify,
+    closed: std::sync::atomic::AtomicBool,
+}
+
+/// The queue and its workers; dropping it stops the workers after what they hold.
+pub(crate) struct Executor {
+    shared: Arc<Shared>,
+    workers: usize,
+}
+
+impl Executor {
+    /// Starts the workers.
+    pub(crate) fn start(
+        workers: usize,
+        clock: &Arc<dyn Clock>,
+        results: &mpsc::Sender<Message>,
+    ) -> Self {
+        let shared = Arc::<Shared>::default();
+        for _ in 0..workers {
+            tokio::spawn(worker(
+                Arc::clone(&shared),
+                Arc::clone(clock),
+                results.clone(),
+            ));
+        }
+        Self { shared, workers }
+    }
+
+    /// Queues attempts.
+    pub(crate) fn submit(&self, work: &mut Vec<Work>) {
+        if work.is_empty() {
+            return;
+        }
+        let count = work.len();
+        lock(&self.shared.queue).extend(work.drain(..));
+        for _ in 0..count.min(self.workers) {
+            self.shared.bell.notify_one();
+        }
+    }
+
+    /// Asks an attempt to stop; it is dropped after its grace.
+    pub(crate) fn stop(&self, key: Key) {
+        if let Some(trigger) = lock(&self.shared.waiting).get(&key) {
+            trigger.cancel();
+            return;
+        }
+        if let Some(work) = lock(&self.shared.queue)
+            .iter()
+            .find(|w| (w.run, w.slot, w.token) == key)
+        {
+            work.trigger.cancel();
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.shared
+            .closed
+            .store(true, std::sync::atomic::Ordering::Release);
+        for trigger in lock(&self.shared.waiting).values() {
+            trigger.cancel();
+        }
+        for _ in 0..self.workers {
+            self.shared.bell.notify_one();
+        }
+    }
+}
+
+/// A lock that outlives a panic of its holder: the data are queues, whole after every statement.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn worker(shared: Arc<Shared>, clock: Arc<dyn Clock>, results: mpsc::Sender<Message>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        {
+            let mut queue = lock(&shared.queue);
+            let share = (queue.len() / 2).clamp(1, BATCH).min(queue.len());
+            batch.extend(queue.drain(..share));
+        }
+        if batch.is_empty() {
+            if shared.closed.load(std::sync::atomic::Ordering::Acquire) {
+                return;
+            }
+            shared.bell.notified().await;
+            continue;
+        }
+        let mut done = Vec::with_capacity(batch.len());
+        for work in batch.drain(..) {
+            done.extend(poll_once(work, &shared, &clock, &results));
+        }
+        if !done.is_empty() && results.send(Message::Inputs(done)).await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Polls a step once; one that isn't done becomes a task.
+fn poll_once(
+    work: Work,
+    shared: &Arc<Shared>,
+    clock: &Arc<dyn Clock>,
+    results: &mpsc::Sender<Message>,
+) -> Option<(RunId, Input)> {
+    let Work {
+        run,
+        slot,
+        token,
+        code,
+        context,
+        signal,
+        trigger,
+        grace,
+        span,
+    } = work;
+    if signal.is_cancelled() {
+        return Some((run, ended(slot, token, Ok(Err(StepError::cancelled())))));
+    }
+    let mut future: StepFuture = Box::pin(async move { code.run(context).await });
+    let entered = span.enter();
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        future
+            .as_mut()
+            .poll(&mut Context::from_waker(std::task::Waker::noop()))
+    }));
+    drop(entered);
+    match polled {
+        Ok(Poll::Ready(result)) => Some((run, ended(slot, token, Ok(result)))),
+        Err(panic) => Some((run, ended(slot, token, Err(panic)))),
+        Ok(Poll::Pending) => {
+            let key = (run, slot, token);
+            lock(&shared.waiting).insert(key, trigger);
+            let (shared, clock, results) = (Arc::clone(shared), Arc::clone(clock), results.clone());
+            let task = async move {
+                let outcome = until_stopped(future, &signal, &*clock, grace).await;
+                lock(&shared.waiting).remove(&key);
+                // Nobody listens any more only when the engine is gone, and the result with it.
+                results
+                    .send(Message::Inputs(vec![(run, ended(slot, token, outcome))]))
+                    .await
+                    .ok();
+            };
+            tokio::spawn(task.instrument(span));
+            None
+        }
+    }
+}
+
+type Panic = Box<dyn std::any::Any + Send>;
+
+async fn until_stopped(
+    future: StepFuture,
+    signal: &CancelSignal,
+    clock: &dyn Clock,
+    grace: Duration,
+) -> Result<Result<StepOutput, StepError>, Panic> {
+    let stopped = async {
+        signal.cancelled().await;
+        clock.sleep(grace).await;
+    };
+    tokio::select! {
+        biased;
+        outcome = AssertUnwindSafe(future).catch_unwind() => outcome,
+        () = stopped => Ok(Err(StepError::cancelled())),
+    }
+}
+
+fn ended(
+    slot: Slot,
+    token: FencingToken,
+    outcome: Result<Result<StepOutput, StepError>, Panic>,
+) -> Input {
+    let (end, output) = match outcome {
+        Ok(Ok(output)) => (AttemptEnd::Succeeded, output),
+        Ok(Err(error)) => (
+            error
+                .into_failure()
+                .map_or(AttemptEnd::Cancelled, AttemptEnd::Failed),
+            StepOutput::empty(),
+        ),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|s| (*s).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned());
+            let message = format!(
+                "panicked: {}",
+                text.as_deref().unwrap_or("without a message")
+            );
+            (
+                AttemptEnd::Failed(Failure::permanent(message)),
+                StepOutput::empty(),
+            )
+        }
+    };
+    Input::Ended {
+        slot,
+        token,
+        end,
+        output,
+        usage: None,
+    }
+}

@@ -1,0 +1,289 @@
+//! What a host holds of a run: requests, handles and views.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use tokio::sync::{oneshot, watch};
+use windlass_core::run_store::{EventKind, EventRecord, RunRecord};
+use windlass_core::{
+    Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Slot, StepName, StepState,
+    Timestamp, WaitReason,
+};
+
+use crate::Error;
+use crate::decide::Input;
+use crate::driver::Message;
+use crate::engine::{Inner, RunSummary};
+
+/// A wish to start a run.
+///
+/// ```
+/// use windlass_engine::RunRequest;
+/// let request = RunRequest::new("churn", "2026-11-03".parse().unwrap()).param("region", "emea");
+/// ```
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    pub(crate) pipeline: String,
+    pub(crate) date: LogicalDate,
+    pub(crate) environment: Option<LogicalName>,
+    pub(crate) params: serde_json::Map<String, serde_json::Value>,
+    pub(crate) key: Option<String>,
+    pub(crate) sibling: u32,
+    pub(crate) parent: Option<(RunId, Slot)>,
+    pub(crate) pipeline_commit: Option<String>,
+    pub(crate) code_commit: Option<String>,
+}
+
+impl RunRequest {
+    /// Asks for the run of a pipeline for a day.
+    pub fn new(pipeline: impl Into<String>, date: LogicalDate) -> Self {
+        Self {
+            pipeline: pipeline.into(),
+            date,
+            environment: None,
+            params: serde_json::Map::new(),
+            key: None,
+            sibling: 1,
+            parent: None,
+            pipeline_commit: None,
+            code_commit: None,
+        }
+    }
+
+    /// Sets a parameter.
+    #[must_use]
+    pub fn param(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.params.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets the environment instead of the engine's.
+    #[must_use]
+    pub fn environment(mut self, name: LogicalName) -> Self {
+        self.environment = Some(name);
+        self
+    }
+
+    /// Sets the key instead of `PIPELINE@ENVIRONMENT@DATE`.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Asks for the `number`th run of the same key; 1 is the first, without a number in its key.
+    #[must_use]
+    pub const fn sibling(mut self, number: u32) -> Self {
+        self.sibling = number;
+        self
+    }
+
+    /// Records the commits that the pipeline and its code come from.
+    #[must_use]
+    pub fn commits(mut self, pipeline: Option<String>, code: Option<String>) -> Self {
+        (self.pipeline_commit, self.code_commit) = (pipeline, code);
+        self
+    }
+
+    /// Returns the key of the run that the request asks for.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for a key with control characters or more than 512 characters.
+    pub fn run_key(&self, default_environment: &LogicalName) -> Result<RunKey, Error> {
+        let environment = self.environment.as_ref().unwrap_or(default_environment);
+        let base = self
+            .key
+            .clone()
+            .unwrap_or_else(|| format!("{}@{environment}@{}", self.pipeline, self.date));
+        let key = if self.sibling > 1 {
+            format!("{base}#{}", self.sibling)
+        } else {
+            base
+        };
+        RunKey::new(key).map_err(|e: InvalidName| Error::invalid(e.to_string()))
+    }
+}
+
+/// What the driver answers to a start.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) run: RunId,
+    pub(crate) created: bool,
+    /// `None` for a run that isn't live here: the store knows it.
+    pub(crate) summary: Option<watch::Receiver<Option<RunSummary>>>,
+}
+
+/// What a step that isn't running waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explained {
+    /// The step, with `[ITEM]` behind it for an item of a mapped step.
+    pub step: String,
+    /// The place.
+    pub slot: Slot,
+    /// What it waits for.
+    pub reason: WaitReason,
+}
+
+/// How far a live run is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RunView {
+    /// The run.
+    pub record: RunRecord,
+    /// When this was seen.
+    pub at: Timestamp,
+    /// Its steps, in the order of the pipeline.
+    pub steps: Vec<StepView>,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StepView {
+    /// Its name.
+    pub name: StepName,
+    /// The place.
+    pub slot: Slot,
+    /// Its state.
+    pub state: StepState,
+    /// Number of its last attempt.
+    pub attempt: u32,
+    /// Items done and items in all, of a mapped step that knows them.
+    pub items: Option<(u32, u32)>,
+    /// What it waits for, if it does.
+    pub reason: Option<WaitReason>,
+    /// Why it failed last.
+    pub failure: Option<Failure>,
+    /// The value that it handed on.
+    pub result: Json,
+}
+
+/// A run, from the host's side; cheap to clone, and dropping it changes nothing.
+#[derive(Clone)]
+pub struct RunHandle {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) run: RunId,
+    pub(crate) key: RunKey,
+    pub(crate) created: bool,
+    pub(crate) summary: Option<watch::Receiver<Option<RunSummary>>>,
+}
+
+impl std::fmt::Debug for RunHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunHandle")
+            .field("run", &self.run)
+            .field("created", &self.created)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RunHandle {
+    /// Returns the id.
+    #[must_use]
+    pub const fn id(&self) -> RunId {
+        self.run
+    }
+
+    /// Returns the key.
+    #[must_use]
+    pub const fn key(&self) -> &RunKey {
+        &self.key
+    }
+
+    /// Returns false if the key had a run already, which this is.
+    #[must_use]
+    pub const fn created(&self) -> bool {
+        self.created
+    }
+
+    /// Waits for the end of the run.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`] if the engine is closed first; the run goes on with the next engine.
+    /// [`crate::ErrorKind::Store`] if its store failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn outcome(&self) -> Result<RunSummary, Error> {
+        let Some(summary) = &self.summary else {
+            return self.inner.stored_summary(self.run).await;
+        };
+        let mut summary = summary.clone();
+        let ended = summary.wait_for(Option::is_some).await.map(|s| s.clone());
+        match ended {
+            Ok(Some(summary)) => Ok(summary),
+            _ => Err(self.inner.core.why_closed()),
+        }
+    }
+
+    /// Returns the run's events from its first on, and goes on until it ends. Without a store it
+    /// begins with the next event.
+    ///
+    /// A subscriber that falls behind is served from the store, so none is missed.
+    #[must_use]
+    pub fn events(&self) -> BoxStream<'static, EventRecord> {
+        crate::events::stream(Arc::clone(&self.inner), self.run)
+    }
+
+    /// Asks to cancel the run: what runs is stopped, `finally` steps run. A second call skips those too.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn cancel(&self, reason: &str) -> Result<(), Error> {
+        self.tell(Input::Cancel {
+            reason: reason.to_owned(),
+        })
+        .await
+    }
+
+    /// Starts nothing new; what runs is left to end.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.tell(Input::Pause).await
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.tell(Input::Resume).await
+    }
+
+    async fn tell(&self, input: Input) -> Result<(), Error> {
+        self.inner
+            .send(Message::Inputs(vec![(self.run, input)]))
+            .await
+    }
+
+    /// Says of every step that could run but doesn't, what it waits for; empty for an ended run.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn explain(&self) -> Result<Vec<Explained>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(Message::Explain(self.run, reply)).await?;
+        answer.await.map_err(|_| Error::closed())
+    }
+
+    /// Returns how far the run is; `None` once it ended.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn look(&self) -> Result<Option<RunView>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(Message::Look(self.run, reply)).await?;
+        answer
+            .await
+            .map(|v| v.map(|v| *v))
+            .map_err(|_| Error::closed())
+    }
+}
+
+/// Returns whether an event is the last of its run.
+pub(crate) const fn is_last(event: &EventRecord) -> bool {
+    matches!(event.kind, EventKind::RunEnded { .. })
+}

@@ -1,0 +1,610 @@
+//! Runs a `run` step as a job on a compute target: stage, submit, watch, collect.
+//!
+//! The job writes beneath its attempt's own folder. When it ended well, its outputs are listed
+//! with sizes and digests in a manifest that is put create-only: whoever finds the manifest after
+//! a crash finishes the attempt with it, and nobody ever sees half a set.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::Instrument;
+use windlass_core::run_store::AttemptEnd;
+use windlass_core::{
+    Action, Artifact, AttemptNo, CancelSignal, ClockExt, ComputeErrorKind, ComputeTarget, Failure,
+    FailureClass, FencingToken, Found, InputSource, JobEnd, JobHandle, JobSpec, Json, Location,
+    LogicalName, MEMORY, Observation, Phase, RunId, RunSpec, Slot, StepOutput, Storage, StorageUri,
+    SubmitKey, TimeoutKind, Usage, error_chain,
+};
+
+use crate::decide::Input;
+use crate::driver::{Active, Message, demands};
+use crate::engine::Core;
+use crate::hub::TargetHub;
+use crate::staging::{self, Workspace};
+
+/// Bytes of `$WINDLASS_RESULT` that are read at most.
+const RESULT_LIMIT: u64 = 1 << 20;
+
+/// Where an input comes from, looked up when the job was decided.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Artifact(Artifact),
+    Uri(StorageUri),
+}
+
+/// One attempt on a target.
+pub(crate) struct Job {
+    core: Arc<Core>,
+    hub: Arc<TargetHub>,
+    storage: Arc<dyn Storage>,
+    storage_name: LogicalName,
+    workspace: Workspace,
+    run: RunId,
+    slot: Slot,
+    attempt: AttemptNo,
+    token: FencingToken,
+    key: SubmitKey,
+    spec: JobSpec,
+    inputs: BTreeMap<LogicalName, Source>,
+    outputs: Vec<LogicalName>,
+    signal: CancelSignal,
+    heartbeat: Option<Duration>,
+}
+
+struct End {
+    end: AttemptEnd,
+    output: StepOutput,
+    usage: Option<Usage>,
+}
+
+impl End {
+    fn failed(failure: Failure) -> Self {
+        Self {
+            end: AttemptEnd::Failed(failure),
+            output: StepOutput::empty(),
+            usage: None,
+        }
+    }
+}
+
+impl Job {
+    /// Resolves everything that the attempt needs to know, without I/O.
+    pub(crate) fn prepare(
+        core: &Arc<Core>,
+        active: &Active,
+        slot: Slot,
+        attempt: AttemptNo,
+        token: FencingToken,
+        action: &Action,
+        signal: CancelSignal,
+    ) -> Result<Self, Failure> {
+        let Action::Run(run) = action else {
+            return Err(Failure::permanent("only `run` steps make jobs"));
+        };
+        let step = active.bound.pipeline.step(slot.step);
+        let target = step
+            .policy
+            .target
+            .as_ref()
+            .or(core.settings.default_target.as_ref());
+        let target = target.ok_or_else(|| {
+            Failure::permanent("no compute target is named and the engine has no default")
+        })?;
+        let hub = core
+            .targets
+            .get(target)
+            .ok_or_else(|| Failure::permanent(format!("there is no compute target `{target}`")))?;
+        let (storage_name, storage) = core.run_storage().map_err(Failure::permanent)?;
+        let folder = active
+            .context
+            .folder()
+            .attempt(&step.name, slot.item, attempt);
+        let key = SubmitKey::new(
+            &core.owner,
+            active.record.id,
+            active.state.label(slot),
+            attempt,
+        );
+        let workspace = Workspace::new(storage, folder, &core.settings.scratch, &key);
+        let (_, resources) = demands(core, active, slot);
+        let mut spec = JobSpec::new(
+            run.command.iter().map(|t| t.as_str().to_owned()).collect(),
+            Location::Path(workspace.outputs()),
+            Location::Path(workspace.logs()),
+            Location::Path(workspace.result()),
+        );
+        spec.code = run
+            .code
+            .as_deref()
+            .map(|code| code_path(core, code))
+            .transpose()?
+            .map(Location::Path);
+        spec.software.clone_from(&run.software);
+        spec.variables = variables(active, run, slot, attempt, token);
+        for (variable, name) in &run.secrets {
+            let secret = (core.secrets)(name)
+                .map_err(|e| Failure::permanent(format!("secret `{name}` can't be had: {e}")))?;
+            spec.secrets.insert(variable.clone(), secret);
+        }
+        spec.resources = resources;
+        spec.walltime = step.policy.timeouts.get(TimeoutKind::Run);
+        spec.grace = step.policy.grace.unwrap_or(core.settings.grace);
+        spec.network = run.network;
+        spec.require.clone_from(&run.require);
+        spec.log_cap_bytes = core.settings.log_cap_bytes;
+        Ok(Self {
+            core: Arc::clone(core),
+            hub: Arc::clone(hub),
+            storage: Arc::clone(storage),
+            storage_name: storage_name.clone(),
+            workspace,
+            run: active.record.id,
+            slot,
+            attempt,
+            token,
+            key,
+            spec,
+            inputs: sources(active, run)?,
+            outputs: run.outputs.clone(),
+            signal,
+            heartbeat: step.policy.timeouts.get(TimeoutKind::Heartbeat),
+        })
+    }
+
+    /// Runs the attempt and tells the driver how it ended.
+    pub(crate) async fn run(self, inbox: mpsc::Sender<Message>, span: tracing::Span) {
+        let work = async {
+            let end = self.start(&inbox).await;
+            self.report(end, &inbox).await;
+        };
+        work.instrument(span).await;
+    }
+
+    /// Finds out what became of an attempt that a dead host launched, and goes on with it.
+    pub(crate) async fn adopt(self, inbox: mpsc::Sender<Message>, span: tracing::Span) {
+        let work = async {
+            if let Some(end) = self.resume(&inbox).await {
+                self.report(end, &inbox).await;
+            } else {
+                let input = Input::NeverStarted {
+                    slot: self.slot,
+                    token: self.token,
+                };
+                inbox
+                    .send(Message::Inputs(vec![(self.run, input)]))
+                    .await
+                    .ok();
+            }
+        };
+        work.instrument(span).await;
+    }
+
+    async fn report(&self, end: End, inbox: &mpsc::Sender<Message>) {
+        let input = Input::Ended {
+            slot: self.slot,
+            token: self.token,
+            end: end.end,
+            output: end.output,
+            usage: end.usage,
+        };
+        // Nobody listens only when the engine is gone; the next one finds the job again.
+        inbox
+            .send(Message::Inputs(vec![(self.run, input)]))
+            .await
+            .ok();
+    }
+
+    async fn start(&self, inbox: &mpsc::Sender<Message>) -> End {
+        let mut spec = self.spec.clone();
+        if let Err(failure) = self.stage(&mut spec).await {
+            return End::failed(failure);
+        }
+        let mut observations = self.hub.register(&self.key);
+        let handle = match self.submit(&spec).await {
+            Ok(handle) => handle,
+            Err(failure) => return End::failed(failure),
+        };
+        self.note_submitted(&handle, inbox).await;
+        self.watch(&handle, &mut observations, inbox).await
+    }
+
+    async fn resume(&self, inbox: &mpsc::Sender<Message>) -> Option<End> {
+        if let Ok(Some(manifest)) = staging::read_manifest(&*self.storage, &self.workspace).await {
+            let output = self.output_of(&manifest);
+            return Some(End {
+                end: AttemptEnd::Succeeded,
+                output,
+                usage: None,
+            });
+        }
+        let mut observations = self.hub.register(&self.key);
+        match self.find().await {
+            Found::Never => None,
+            Found::One(handle) => {
+                self.note_submitted(&handle, inbox).await;
+                if let Ok(seen) = self.hub.target.observe(std::slice::from_ref(&handle)).await {
+                    seen.into_iter().for_each(|o| self.hub.publish(o));
+                }
+                Some(self.watch(&handle, &mut observations, inbox).await)
+            }
+            // A target whose jobs die with their host knows that this one did.
+            Found::Gone => Some(End::failed(Failure::new(
+                FailureClass::Lost,
+                "lost with its host",
+            ))),
+            _ => Some(End {
+                end: AttemptEnd::Unknown("its target can't tell".to_owned()),
+                output: StepOutput::empty(),
+                usage: None,
+            }),
+        }
+    }
+
+    /// Asks the target until it answers.
+    async fn find(&self) -> Found {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.hub.target.find(&self.key).await {
+                Ok(Found::Unknown) | Err(_) if !self.signal.is_cancelled() => {
+                    self.core.clock.sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(30));
+                }
+                Ok(found) => return found,
+                Err(_) => return Found::Unknown,
+            }
+        }
+    }
+
+    async fn note_submitted(&self, handle: &JobHandle, inbox: &mpsc::Sender<Message>) {
+        let logs = StorageUri::new(self.storage_name.clone(), self.workspace.logs_key(), true);
+        let message = Message::Submitted {
+            run: self.run,
+            slot: self.slot,
+            token: self.token,
+            handle: handle.clone(),
+            logs,
+        };
+        inbox.send(message).await.ok();
+    }
+
+    async fn stage(&self, spec: &mut JobSpec) -> Result<(), Failure> {
+        let unavailable = |what: &str, e: &dyn std::error::Error| {
+            Failure::new(
+                FailureClass::Unavailable,
+                format!("{what}: {}", error_chain(e)),
+            )
+        };
+        self.workspace
+            .create()
+            .await
+            .map_err(|e| unavailable("its folder can't be made", &e))?;
+        for (name, source) in &self.inputs {
+            let location = match source {
+                Source::Artifact(artifact) => {
+                    staging::locate(&self.core.storages, artifact, &self.workspace, name).await
+                }
+                Source::Uri(uri) => {
+                    staging::locate_uri(&self.core.storages, uri, &self.workspace, name).await
+                }
+            };
+            let location =
+                location.map_err(|e| unavailable(&format!("input `{name}` can't be had"), &e))?;
+            spec.inputs.insert(name.clone(), location);
+        }
+        Ok(())
+    }
+
+    /// Submits, waiting while the target is busy and asking before it tries again.
+    async fn submit(&self, spec: &JobSpec) -> Result<JobHandle, Failure> {
+        let target = &self.hub.target;
+        let mut wait = Duration::from_millis(200);
+        loop {
+            let error = match target.submit(&self.key, spec).await {
+                Ok(submitted) => return Ok(submitted.into_handle()),
+                Err(error) => error,
+            };
+            if !error.kind().is_retryable() {
+                return Err(Failure::permanent(format!(
+                    "refused by target `{}`: {}",
+                    self.hub.name,
+                    error_chain(&error)
+                )));
+            }
+            if error.kind() == ComputeErrorKind::Unavailable
+                && let Ok(Found::One(handle)) = target.find(&self.key).await
+            {
+                return Ok(handle);
+            }
+            if self.signal.is_cancelled() {
+                return Err(Failure::new(FailureClass::Unavailable, error_chain(&error)));
+            }
+            self.core.clock.sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(30));
+        }
+    }
+
+    /// Follows the job to its end.
+    async fn watch(
+        &self,
+        handle: &JobHandle,
+        observations: &mut crate::hub::Observations,
+        inbox: &mpsc::Sender<Message>,
+    ) -> End {
+        let mut stopping = false;
+        let mut started = false;
+        let mut logged = 0;
+        let interval = self
+            .heartbeat
+            .map_or(self.core.settings.observe_interval, |h| {
+                (h / 2).min(self.core.settings.observe_interval)
+            });
+        loop {
+            let seen = tokio::select! {
+                biased;
+                seen = observations.next() => Some(seen),
+                () = self.signal.cancelled(), if !stopping => {
+                    stopping = true;
+                    if let Err(error) = self.hub.target.cancel(handle, self.spec.grace).await {
+                        tracing::warn!(error = %error_chain(&error), job = %self.key, "the target can't be asked to stop a job");
+                    }
+                    None
+                }
+                () = self.core.clock.sleep(interval) => {
+                    self.beat(&mut logged, inbox).await;
+                    self.hub.target.observe(std::slice::from_ref(handle)).await.ok().and_then(|mut o| o.pop())
+                }
+            };
+            let Some(seen) = seen else { continue };
+            if !started && !matches!(seen.phase, Phase::Queued(_) | Phase::Provisioning(_)) {
+                started = true;
+                let input = Input::Started {
+                    slot: self.slot,
+                    token: self.token,
+                };
+                inbox
+                    .send(Message::Inputs(vec![(self.run, input)]))
+                    .await
+                    .ok();
+            }
+            if let Phase::Done(end) = &seen.phase {
+                if !seen.degraded.is_empty() {
+                    let degraded = seen.degraded.clone();
+                    inbox
+                        .send(Message::Degraded {
+                            run: self.run,
+                            slot: self.slot,
+                            token: self.token,
+                            degraded,
+                        })
+                        .await
+                        .ok();
+                }
+                return self.end(end, &seen).await;
+            }
+        }
+    }
+
+    /// Growing logs are a sign of life.
+    async fn beat(&self, logged: &mut u64, inbox: &mpsc::Sender<Message>) {
+        if self.heartbeat.is_none() {
+            return;
+        }
+        let size = self.workspace.logged_bytes().await;
+        if size > *logged {
+            *logged = size;
+            inbox
+                .send(Message::Inputs(vec![(
+                    self.run,
+                    Input::Beat {
+                        slot: self.slot,
+                        token: self.token,
+                    },
+                )]))
+                .await
+                .ok();
+        }
+    }
+
+    async fn end(&self, end: &JobEnd, seen: &Observation) -> End {
+        let usage = seen.usage.clone();
+        let with = |end, output| End {
+            end,
+            output,
+            usage: usage.clone(),
+        };
+        match end {
+            JobEnd::Cancelled => with(AttemptEnd::Cancelled, StepOutput::empty()),
+            JobEnd::Unknown(why) => with(AttemptEnd::Unknown(why.clone()), StepOutput::empty()),
+            JobEnd::Exit(0) => match self.collect().await {
+                Ok(output) => with(AttemptEnd::Succeeded, output),
+                Err(failure) => with(AttemptEnd::Failed(failure), StepOutput::empty()),
+            },
+            end => {
+                let mut failure = end.failure().unwrap_or_else(|| {
+                    Failure::new(
+                        FailureClass::Lost,
+                        "ended in a way that this version doesn't know",
+                    )
+                });
+                if failure.class == FailureClass::User
+                    && let Some(line) = self.workspace.last_complaint().await
+                {
+                    failure.message = format!("{}: {line}", failure.message);
+                }
+                if failure.class == FailureClass::OutOfMemory {
+                    let limit =
+                        windlass_core::format_amount(MEMORY, self.spec.resources.get(MEMORY));
+                    failure.message = format!("{} (limit {limit})", failure.message);
+                }
+                self.workspace.keep_logs(&*self.storage).await;
+                with(AttemptEnd::Failed(failure), StepOutput::empty())
+            }
+        }
+    }
+
+    /// Makes the outputs visible as a set.
+    async fn collect(&self) -> Result<StepOutput, Failure> {
+        let unavailable = |e: windlass_core::StorageError| {
+            if e.kind().is_retryable() {
+                Failure::new(FailureClass::Unavailable, error_chain(&e))
+            } else {
+                Failure::new(
+                    FailureClass::User,
+                    format!("its outputs can't be taken: {}", error_chain(&e)),
+                )
+            }
+        };
+        let result = self.result().await?;
+        let manifest = staging::seal(
+            &*self.storage,
+            &self.workspace,
+            self.run,
+            self.label(),
+            self.attempt,
+            self.core.clock.now(),
+            result,
+        )
+        .await
+        .map_err(unavailable)?;
+        let output = self.output_of(&manifest);
+        match self
+            .outputs
+            .iter()
+            .find(|name| !output.artifacts.contains_key(*name))
+        {
+            Some(missing) => Err(Failure::new(
+                FailureClass::User,
+                format!(
+                    "it ended well but did not write its output `{missing}` at $WINDLASS_OUTPUTS/{missing}"
+                ),
+            )),
+            None => Ok(output),
+        }
+    }
+
+    fn label(&self) -> String {
+        self.key.step.clone()
+    }
+
+    fn output_of(&self, manifest: &windlass_core::Manifest) -> StepOutput {
+        let value = manifest
+            .result
+            .as_ref()
+            .and_then(|v| Json::of(v).ok())
+            .unwrap_or_default();
+        let folder = self.workspace.outputs_key();
+        self.outputs
+            .iter()
+            .fold(StepOutput::of(value), |output, name| {
+                match manifest.artifact(name, &self.storage_name, &folder) {
+                    Some(artifact) => output.with_artifact(name.clone(), artifact),
+                    None => output,
+                }
+            })
+    }
+
+    /// Reads what the job wrote to `$WINDLASS_RESULT`.
+    async fn result(&self) -> Result<Option<serde_json::Value>, Failure> {
+        let path = self.workspace.result();
+        let size = match tokio::fs::symlink_metadata(&path).await {
+            Ok(meta) if meta.is_file() => meta.len(),
+            _ => return Ok(None),
+        };
+        if size > RESULT_LIMIT {
+            return Err(Failure::permanent(format!(
+                "its result has {size} bytes, more than {RESULT_LIMIT}; write large things as outputs"
+            )));
+        }
+        let text = tokio::fs::read(&path).await.map_err(|e| {
+            Failure::new(
+                FailureClass::Unavailable,
+                format!("its result can't be read: {e}"),
+            )
+        })?;
+        if text.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| Failure::permanent(format!("its result is no JSON: {e}")))
+    }
+}
+
+/// Returns the folder of the code, which must lie in the project.
+fn code_path(core: &Core, code: &str) -> Result<PathBuf, Failure> {
+    let root = core
+        .settings
+        .code_root
+        .as_ref()
+        .ok_or_else(|| Failure::permanent("the engine has no folder of code (`code_root`)"))?;
+    let relative =
+        windlass_core::ObjectKey::parse(code).map_err(|e| Failure::permanent(e.to_string()))?;
+    Ok(root.join(relative.as_str()))
+}
+
+/// Returns the variables of a job: its own, and what tells it where it is.
+fn variables(
+    active: &Active,
+    run: &RunSpec,
+    slot: Slot,
+    attempt: AttemptNo,
+    token: FencingToken,
+) -> BTreeMap<String, String> {
+    let own = run
+        .variables
+        .iter()
+        .map(|(k, v)| (k.clone(), v.as_str().to_owned()));
+    let context = &active.context;
+    let engine = [
+        ("WINDLASS_RUN", context.run.to_string()),
+        ("WINDLASS_DATE", context.date.to_string()),
+        ("WINDLASS_PIPELINE", context.pipeline.to_string()),
+        ("WINDLASS_ENVIRONMENT", context.environment.to_string()),
+        ("WINDLASS_STEP", active.state.label(slot)),
+        ("WINDLASS_ATTEMPT", attempt.to_string()),
+        ("WINDLASS_TOKEN", token.to_string()),
+    ];
+    own.chain(engine.map(|(k, v)| (k.to_owned(), v))).collect()
+}
+
+fn sources(active: &Active, run: &RunSpec) -> Result<BTreeMap<LogicalName, Source>, Failure> {
+    run.inputs
+        .iter()
+        .map(|(name, source)| Ok((name.clone(), source_of(active, source)?)))
+        .collect()
+}
+
+fn source_of(active: &Active, source: &InputSource) -> Result<Source, Failure> {
+    match source {
+        InputSource::Storage(uri) => StorageUri::parse(uri.as_str())
+            .map(Source::Uri)
+            .map_err(|e| Failure::permanent(e.to_string())),
+        InputSource::Step(wanted) => {
+            let index = active
+                .bound
+                .pipeline
+                .spec()
+                .all_steps()
+                .position(|s| s.name == wanted.step);
+            let output = index.and_then(|i| active.state.outputs.get(&Slot::step(i as u32)));
+            let artifact = output.and_then(|o| o.artifacts.get(&wanted.output));
+            artifact
+                .cloned()
+                .map(Source::Artifact)
+                .ok_or_else(|| Failure::permanent(format!("`{wanted}` handed on nothing")))
+        }
+        _ => Err(Failure::permanent(
+            "a kind of input that this version doesn't know",
+        )),
+    }
+}
+
+/// Asks a target to forget a job, as often as it takes to be heard or until it says no.
+pub(crate) async fn release(target: Arc<dyn ComputeTarget>, handle: JobHandle) {
+    if let Err(error) = target.release(&handle).await {
+        tracing::debug!(error = %error_chain(&error), job = %handle.key, "a finished job could not be released; its target keeps its record");
+    }
+}

@@ -1,0 +1,200 @@
+//! What a restart makes of the rows: the same state that the dead host had, from data alone.
+//!
+//! Nothing is run again to find out where a run was. Attempts without an end are handed to the
+//! driver, which asks their targets; [`crate::decide::Input::Recover`] then sets every timer and
+//! queue entry anew.
+
+use std::sync::Arc;
+
+use windlass_core::run_store::{AttemptRecord, RunSnapshot, StepRecord};
+use windlass_core::{Join, Json, Pipeline, RunState as RunPhase, Slot, StepState, Timestamp};
+
+use crate::state::{Extra, MapState, Node, RunState, Stage, Stopping};
+
+impl RunState {
+    /// Rebuilds a run from its rows, and returns its attempts that have no end.
+    pub(crate) fn restore(
+        snapshot: &RunSnapshot,
+        pipeline: Pipeline,
+        now: Timestamp,
+    ) -> (Self, Vec<AttemptRecord>) {
+        let mut state = Self::new(snapshot.run.id, pipeline);
+        state.phase = snapshot.run.state;
+        state.next_token = snapshot.run.next_token.get();
+        state.paused_at = (state.phase == RunPhase::Paused).then_some(now);
+        if snapshot.run.cancel_requested {
+            state.stopping = Stopping::Cancel;
+        }
+        let (steps, items): (Vec<_>, Vec<_>) =
+            snapshot.steps.iter().partition(|s| s.slot.item.is_none());
+        for row in steps {
+            state.restore_step(row);
+        }
+        for row in items {
+            state.restore_item(row);
+        }
+        state.restore_edges();
+        state.restore_fail_fast();
+        let open: Vec<AttemptRecord> = snapshot
+            .attempts
+            .iter()
+            .filter(|a| a.end.is_none())
+            .cloned()
+            .collect();
+        for attempt in &open {
+            state.next_token = state.next_token.max(attempt.token.get() + 1);
+            if let Some(node) = state
+                .node_mut(attempt.slot)
+                .filter(|n| n.state == StepState::Running && n.token == 0)
+            {
+                node.token = attempt.token.get();
+                state.live += 1;
+            }
+            let started = attempt.started_at;
+            let extra = state.extras.entry(attempt.slot).or_default();
+            (extra.started, extra.beat_at) = (started.is_some(), started);
+        }
+        state.in_finally = state.phase != RunPhase::Queued && state.open_main == 0;
+        (state, open)
+    }
+
+    fn restore_step(&mut self, row: &StepRecord) {
+        let step = row.slot.step;
+        let finally = self.graph.is_finally(step);
+        let Some(node) = self.nodes.get_mut(step as usize) else {
+            return;
+        };
+        fill_node(node, row);
+        if row.state.is_final() {
+            if finally {
+                self.open_finally -= 1;
+            } else {
+                self.open_main -= 1;
+            }
+        }
+        if let Some(items) = row.items.as_ref().and_then(|i| i.to::<Vec<Json>>().ok()) {
+            let nodes = vec![Node::new(0); items.len()];
+            self.maps.insert(
+                step,
+                MapState {
+                    items: items.into(),
+                    nodes,
+                    next: 0,
+                    open: 0,
+                    failed: 0,
+                },
+            );
+        }
+        self.restore_rest(row);
+    }
+
+    fn restore_item(&mut self, row: &StepRecord) {
+        let (Some(map), Some(item)) = (self.maps.get_mut(&row.slot.step), row.slot.item) else {
+            return;
+        };
+        let Some(node) = map.nodes.get_mut(item as usize) else {
+            return;
+        };
+        fill_node(node, row);
+        map.next = map.next.max(item + 1);
+        map.open += u32::from(!row.state.is_final());
+        map.failed += u32::from(row.state == StepState::Failed);
+        self.restore_rest(row);
+    }
+
+    fn restore_rest(&mut self, row: &StepRecord) {
+        let plain = row.burned == 0
+            && row.lost == 0
+            && row.failure.is_none()
+            && row.skip.is_none()
+            && row.wake_at.is_none();
+        if !plain {
+            let extra = Extra {
+                burned: row.burned,
+                lost: row.lost,
+                out_of_memory: row.out_of_memory,
+                wake_at: row.wake_at,
+                failure: row.failure.clone(),
+                skip: row.skip.clone(),
+                ..Extra::default()
+            };
+            self.extras.insert(row.slot, extra);
+        }
+        if let Some(output) = &row.output {
+            self.outputs.insert(row.slot, Arc::new(output.clone()));
+        }
+    }
+
+    /// Counts the edges that are decided, and finds whom each skipped step blames.
+    fn restore_edges(&mut self) {
+        let graph = Arc::clone(&self.graph);
+        for step in graph.topological_order() {
+            let mut undecided = 0;
+            let mut held = false;
+            let mut blame = crate::state::NOBODY;
+            for edge in graph.predecessors(step) {
+                let before = &self.nodes[edge.step as usize];
+                if !before.state.is_final() {
+                    undecided += 1;
+                    continue;
+                }
+                let holds = Self::condition_of(before.state).is_some_and(|c| edge.on.contains(c));
+                held |= holds;
+                if !holds {
+                    blame = if before.state == StepState::Failed {
+                        edge.step
+                    } else {
+                        before.blame
+                    };
+                }
+            }
+            let node = &mut self.nodes[step as usize];
+            node.pending = undecided;
+            if node.state == StepState::Skipped {
+                node.blame = blame;
+            }
+            if node.state == StepState::Pending
+                && graph.is_finally(step)
+                && held
+                && graph.join(step) == Join::Any
+            {
+                node.stage = Stage::Gate;
+            }
+        }
+    }
+
+    fn restore_fail_fast(&mut self) {
+        if self.pipeline.spec().on_failure != windlass_core::OnFailure::FailFast
+            || self.stopping != Stopping::No
+        {
+            return;
+        }
+        let fatal = |s: u32| {
+            self.nodes[s as usize].state == StepState::Failed
+                && !self.pipeline.step(s).policy.allow_failure
+        };
+        if (0..self.graph.finally_start()).any(fatal) {
+            self.stopping = Stopping::FailFast;
+        }
+    }
+
+    /// Returns the slots that have a state of their own and no end.
+    pub(crate) fn open_slots(&self) -> Vec<Slot> {
+        let open = |n: &Node| !n.state.is_final() && n.state != StepState::Pending;
+        let steps = (0..self.graph.len())
+            .filter(|s| open(&self.nodes[*s as usize]))
+            .map(Slot::step);
+        let items = self.maps.iter().flat_map(|(step, map)| {
+            (0..map.next)
+                .filter(|i| open(&map.nodes[*i as usize]))
+                .map(|i| Slot::item(*step, i))
+        });
+        steps.chain(items).collect()
+    }
+}
+
+fn fill_node(node: &mut Node, row: &StepRecord) {
+    node.state = row.state;
+    node.attempt = row.attempt.get();
+    node.ready_at = row.ready_at.map_or(0, Timestamp::as_micros);
+}
