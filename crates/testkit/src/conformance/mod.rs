@@ -1,3 +1,4 @@
 //! What every implementation of a seam must do: one suite for each trait, called by each adapter's tests.
 
 pub mod notifier;
+pub mod storage;
