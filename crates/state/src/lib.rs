@@ -1,1 +1,13 @@
-//! state
+//! Where the state of runs lives: [`windlass_core::RunStore`] in memory and in an SQLite file.
+//!
+//! SQLite is behind a feature, because its native library can be linked only once in a host.
+
+#[cfg(feature = "memory")]
+mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "memory")]
+pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteOptions, SqliteStore};
