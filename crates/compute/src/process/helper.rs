@@ -111,6 +111,8 @@ fn run() -> i32 {
 /// Moves the control socket away from standard input and closes all else that was inherited.
 fn take_control() -> io::Result<UnixStream> {
     sys::close_from(3)?;
+    // A host that is gone must be an error of `write`, not the helper's end.
+    sys::reset_signals(Some(libc::SIGPIPE));
     let control: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = std::fs::OpenOptions::new()
         .read(true)
@@ -301,6 +303,8 @@ fn enter_user_namespace(namespace: &OwnedFd) -> Result<(), Failure> {
             Some(rustix::thread::LinkNameSpaceType::User),
         ),
     )?;
+    // Entering gave every right within it, and a full bounding set.
+    sys::drop_bounding_set();
     switch_user(
         rustix::fs::Uid::from_raw(INSIDE_UID),
         rustix::fs::Gid::from_raw(INSIDE_UID),

@@ -161,6 +161,24 @@ pub(super) fn child_signals() -> io::Result<OwnedFd> {
     }
 }
 
+/// Gives every signal its default meaning again, `keep` left out, and blocks none.
+///
+/// A host may ignore signals, and that goes through an exec: a helper whose host ignores `SIGCHLD`
+/// could wait for nobody.
+pub(super) fn reset_signals(keep: Option<libc::c_int>) {
+    for signal in (1..=64).filter(|s| Some(*s) != keep) {
+        // SAFETY: no handler is installed, only the default; for the two signals that can't be
+        // changed and those of the C library's own the call is an error without an effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is a plain value that `sigemptyset` initialises, and lives for the call.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
 fn rusage_from(raw: &libc::rusage) -> Rusage {
     let micros = |t: libc::timeval| (t.tv_sec as u64) * 1_000_000 + t.tv_usec as u64;
     Rusage {

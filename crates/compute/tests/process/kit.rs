@@ -23,6 +23,7 @@ pub(crate) struct Place {
 pub(crate) struct Seen {
     pub(crate) end: JobEnd,
     pub(crate) out: String,
+    #[expect(dead_code, reason = "shown when an assertion fails")]
     pub(crate) err: String,
     pub(crate) observation: Observation,
     pub(crate) outputs: PathBuf,
@@ -148,7 +149,8 @@ impl Place {
     }
 
     pub(crate) fn key(&self) -> SubmitKey {
-        key("test", self.number())
+        // Of this process: names of control groups are the machine's.
+        key(&format!("test-{}", std::process::id()), self.number())
     }
 
     /// Submits, waits for the end and reads the logs.

@@ -38,6 +38,7 @@ pub(super) fn run(launch: &Launch, failed: &OwnedFd) -> ! {
 }
 
 fn prepare(launch: &Launch) -> Result<(), Failure> {
+    sys::reset_signals(None);
     at("start a session", rustix::process::setsid())?;
     prefer_me_when_memory_ends();
     rustix::process::umask(Mode::from_raw_mode(0o022));
