@@ -162,40 +162,37 @@ pub(super) async fn run(
     let (for_start, plan) = (Arc::clone(&inner), Arc::new(plan));
     let to_start = Arc::clone(&plan);
     let started = tokio::task::spawn_blocking(move || start(&for_start, &to_start)).await;
-    let outcome = match started {
+    match started {
         Ok(Ok(live)) => {
             job.launched.send_replace(Some(Launched::Started));
-            Supervisor::new(&inner, &job, live, walltime, grace)
-                .run()
-                .await
+            let supervisor = Supervisor::new(&inner, &job, live, walltime, grace);
+            let (outcome, live) = supervisor.run().await;
+            finish(&inner, &job, plan, outcome, Some(live)).await;
         }
         Ok(Err(NotStarted::Program(why))) => {
             job.launched.send_replace(Some(Launched::Started));
-            Outcome {
+            let outcome = Outcome {
                 failed: Some(why),
                 ..Outcome::default()
-            }
+            };
+            finish(&inner, &job, plan, outcome, None).await;
         }
         Ok(Err(NotStarted::Known)) => {
             inner.forget(&job.name);
             job.launched.send_replace(Some(Launched::Known));
-            return;
         }
         Ok(Err(NotStarted::Target(error))) => {
             inner.forget(&job.name);
             let why = windlass_core::error_chain(&error);
             let failed = Launched::Failed(error.kind(), why);
             job.launched.send_replace(Some(failed));
-            return;
         }
         Err(panicked) => {
             inner.forget(&job.name);
             let failed = Launched::Failed(ComputeErrorKind::Internal, panicked.to_string());
             job.launched.send_replace(Some(failed));
-            return;
         }
-    };
-    finish(&inner, &job, plan, outcome).await;
+    }
 }
 
 /// What the supervision of a job found out.
@@ -285,7 +282,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    async fn run(mut self) -> Outcome {
+    async fn run(mut self) -> (Outcome, Live) {
         let control = self.live.control.take();
         let done = match control {
             Some(control) => self.with_helper(control).await,
@@ -294,34 +291,7 @@ impl<'a> Supervisor<'a> {
         if let Err(e) = done {
             self.outcome.silent = Some(format!("the host lost sight of it: {e}"));
         }
-        let Self {
-            inner,
-            live,
-            mut outcome,
-            ..
-        } = self;
-        for capture in live.captures {
-            if let Err(e) = inner.pump.finish(capture).await {
-                let sentence = format!("its log is not complete: {e}");
-                outcome.degraded.push(sentence);
-            }
-        }
-        if let Some(group) = live.cgroup {
-            let read = tokio::task::spawn_blocking(move || {
-                let usage = group.usage();
-                for _ in 0..50 {
-                    if group.remove() {
-                        break;
-                    }
-                    // Only what got away from a killed helper can still be there.
-                    group.kill();
-                    std::thread::yield_now();
-                }
-                usage
-            });
-            outcome.tree = read.await.unwrap_or_default();
-        }
-        outcome
+        (self.outcome, self.live)
     }
 
     async fn with_helper(&mut self, control: std::os::unix::net::UnixStream) -> io::Result<()> {
@@ -336,7 +306,12 @@ impl<'a> Supervisor<'a> {
             let wake = self.wake_at();
             tokio::select! {
                 report = reports.next() => match report? {
-                    Some(report) => self.take(report),
+                    Some(report) => {
+                        if self.take(report) {
+                            // Nothing of the job is left; the helper's own end is nobody's news.
+                            return Ok(());
+                        }
+                    }
                     None => break,
                 },
                 _ = stop.changed() => {
@@ -425,18 +400,26 @@ impl<'a> Supervisor<'a> {
         });
     }
 
-    fn take(&mut self, report: Report) {
+    /// Takes in a report; returns true if it was the last.
+    fn take(&mut self, report: Report) -> bool {
         match report {
             Report::Started => self.running(),
-            Report::Failed(why) => self.outcome.failed = Some(why),
             Report::Degraded(sentence) => self.outcome.degraded.push(sentence),
             Report::Given(folders) => self.outcome.given.extend(folders),
-            Report::Ended(ended) => self.outcome.ended = Some(ended),
             Report::InitDied { signal } => {
                 let by = signal.map_or_else(String::new, |n| format!(" by signal {n}"));
                 self.outcome.silent = Some(format!("process 1 of its sandbox was ended{by}"));
             }
+            Report::Failed(why) => {
+                self.outcome.failed = Some(why);
+                return true;
+            }
+            Report::Ended(ended) => {
+                self.outcome.ended = Some(ended);
+                return true;
+            }
         }
+        false
     }
 
     fn ask_to_stop(&mut self, kill_at: Timestamp, why: JobEnd, control: Option<&UnixStream>) {
@@ -532,43 +515,91 @@ impl Reports {
     }
 }
 
-async fn finish(inner: &Arc<Inner>, job: &Job, plan: Arc<Plan>, outcome: Outcome) {
+/// Puts everything in order, records the end, tells it, and then clears up what only costs time.
+async fn finish(
+    inner: &Arc<Inner>,
+    job: &Job,
+    plan: Arc<Plan>,
+    outcome: Outcome,
+    live: Option<Live>,
+) {
+    let (for_disk, seen) = (Arc::clone(inner), job.observation());
+    let settled = tokio::task::spawn_blocking(move || {
+        let record = settle_all(&for_disk, &plan, outcome, live.as_ref(), &seen);
+        (record, live)
+    });
+    let Ok((record, live)) = settled.await else {
+        // The runtime is going away, and this task with it.
+        return;
+    };
+    job.change(inner, |seen| {
+        seen.phase = Phase::Done(record.end);
+        seen.usage = record.usage;
+        seen.degraded = record.degraded;
+    });
+    if let Some(live) = live {
+        clear_up(live).await;
+    }
+}
+
+/// Completes the logs, reads the counters, takes the result and records the end.
+fn settle_all(
+    inner: &Inner,
+    plan: &Plan,
+    mut outcome: Outcome,
+    live: Option<&Live>,
+    seen: &Observation,
+) -> EndRecord {
+    let mut degraded = seen.degraded.clone();
+    degraded.append(&mut outcome.degraded);
+    if let Some(live) = live {
+        if let Some(group) = &live.cgroup {
+            if outcome.ended.is_none() {
+                // The helper could not say that nothing is left.
+                group.kill();
+            }
+            outcome.tree = group.usage();
+        }
+        for capture in &live.captures {
+            if let Err(e) = inner.pump.finish(capture) {
+                degraded.push(format!("its log is not complete: {e}"));
+            }
+        }
+    }
     let end = outcome.end();
-    let usage = outcome.usage();
-    let mut degraded = job.observation().degraded;
-    degraded.extend(outcome.degraded);
     if outcome.tree.oom_kills > 0 && end == JobEnd::Exit(0) {
         degraded.push(format!(
             "the memory limit killed {} of its processes, though it ended with code 0",
             outcome.tree.oom_kills
         ));
     }
-    let record = EndRecord {
+    degraded.extend(settle::give_back(&outcome.given));
+    degraded.extend(settle::take_result(&plan.paths));
+    let mut record = EndRecord {
+        usage: outcome.usage(),
         end,
-        usage,
         degraded,
-        started_at: job.observation().started_at,
+        started_at: seen.started_at,
     };
-    let (for_disk, given, name) = (Arc::clone(inner), outcome.given, job.name.clone());
-    let settled = tokio::task::spawn_blocking(move || {
-        let mut record = record;
-        record.degraded.extend(settle::give_back(&given));
-        record.degraded.extend(settle::take_result(&plan.paths));
-        let written = for_disk.records.finish(&name, &record);
-        (record, written)
-    });
-    let Ok((mut record, written)) = settled.await else {
-        // The runtime is going away, and this task with it.
-        return;
-    };
-    if let Err(e) = written {
-        tracing::warn!(job = %job.name, error = %e, "the end of a job can't be recorded");
+    if let Err(e) = inner.records.finish(&plan.name, &record) {
+        tracing::warn!(job = %plan.name, error = %e, "the end of a job can't be recorded");
         let sentence = format!("its end is not recorded on disk: {e}");
         record.degraded.push(sentence);
     }
-    job.change(inner, |seen| {
-        seen.phase = Phase::Done(record.end);
-        seen.usage = record.usage;
-        seen.degraded = record.degraded;
-    });
+    record
+}
+
+/// Reaps the helper and removes the job's group; nothing of the job is alive any more.
+async fn clear_up(mut live: Live) {
+    if !live.process.is_reaped()
+        && let Err(e) = wait(&mut live.process).await
+    {
+        tracing::debug!(error = %e, "a helper was reaped by someone else");
+    }
+    if let Some(group) = live.cgroup {
+        let removed = tokio::task::spawn_blocking(move || group.remove());
+        if !removed.await.unwrap_or(false) {
+            tracing::warn!("a control group is still in use; the next host removes it");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::net::SendFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -106,6 +107,10 @@ impl Process {
             .ok_or_else(|| io::Error::other("the process has not ended"))
     }
 
+    pub(super) const fn is_reaped(&self) -> bool {
+        self.reaped
+    }
+
     pub(super) fn signal_group(&self, signal: Signal) {
         // Gone is as good as signalled.
         let _ = kill_process_group(self.pid, signal);
@@ -174,7 +179,7 @@ fn prepare(paths: &Paths, program: &Program) -> Result<(), NotStarted> {
             &paths.scratch,
         ))?;
     }
-    folder(&paths.scratch_result())?;
+    folder(&paths.scratch)?;
     let own_root = matches!(program, Program::Walled(l) if l.walls == wire::Walls::Namespaces);
     if own_root {
         return Ok(());
@@ -254,7 +259,7 @@ fn walled(
             .cgroups
             .as_ref()
             .map(|groups| {
-                let group = groups.make(&plan.name, plan.limits)?;
+                let group = groups.make(&group_name(&plan.name), plan.limits)?;
                 match group.attach(process.pid.as_raw_nonzero().get()) {
                     // It failed by itself, and its report says why.
                     Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
@@ -288,6 +293,13 @@ fn walled(
             Err(NotStarted::Target(error))
         }
     }
+}
+
+/// Returns a name that no group of this host had before: an earlier one of the same job may still
+/// hold its helper for a moment.
+fn group_name(job: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!("{job}.{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Starts the helper with its control socket; nothing is sent yet.

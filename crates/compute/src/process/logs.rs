@@ -12,11 +12,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use tokio::sync::oneshot;
 
 /// Read at once from one pipe before the next gets its turn; the size of a pipe.
 const CHUNK: usize = 64 << 10;
@@ -90,7 +90,7 @@ impl CappedFile {
     }
 
     /// Joins the two halves.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(super) fn finish(&mut self) -> io::Result<()> {
         let dropped = self.tail_total.saturating_sub(self.tail_cap);
         if dropped > 0 {
             writeln!(
@@ -115,34 +115,31 @@ impl CappedFile {
     }
 }
 
-enum Order {
-    Add(u64, OwnedFd, CappedFile),
-    /// Takes what is in the pipe, joins the halves and answers.
-    Finish(u64, oneshot::Sender<io::Result<()>>),
-}
-
 /// The thread that captures; it ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Pump {
-    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+        // The counter can't overflow by this one.
+        let _ = rustix::io::write(&self.0.wake, &1_u64.to_ne_bytes());
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
-    orders: SyncSender<Order>,
+    epoll: OwnedFd,
     wake: OwnedFd,
-    next: Mutex<u64>,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        wake(&self.wake);
-    }
-}
-
-fn wake(fd: &OwnedFd) {
-    // The counter can't overflow in practice, and a full one wakes just as well.
-    let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+    stop: AtomicBool,
+    next: AtomicU64,
+    /// Never held together with the lock of a log that is being moved.
+    logs: Mutex<HashMap<u64, Arc<Mutex<Log>>>>,
 }
 
 /// A log that is being captured.
@@ -152,77 +149,61 @@ pub(super) struct Capture(u64);
 impl Pump {
     /// Starts the thread.
     pub(super) fn start() -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(
-            &epoll,
-            &wake,
-            epoll::EventData::new_u64(WAKE),
-            epoll::EventFlags::IN,
-        )?;
-        let thread_wake = wake.try_clone()?;
-        let (orders, inbox) = sync_channel(1_024);
+        let shared = Arc::new(Shared {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            stop: AtomicBool::new(false),
+            next: AtomicU64::new(WAKE + 1),
+            logs: Mutex::default(),
+        });
+        shared.watch(&shared.wake, WAKE)?;
+        let for_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("windlass-logs".to_owned())
-            .spawn(move || {
-                Loop {
-                    epoll,
-                    wake: thread_wake,
-                    inbox,
-                    logs: HashMap::new(),
-                    buffer: vec![0; CHUNK],
-                }
-                .run();
-            })?;
+            .spawn(move || for_thread.run())?;
         Ok(Self {
-            shared: Arc::new(Shared {
-                orders,
-                wake,
-                next: Mutex::new(WAKE),
-            }),
+            handle: Arc::new(Handle(shared)),
         })
     }
 
     /// Captures `pipe` into `file` from now on.
     pub(super) fn add(&self, pipe: OwnedFd, file: CappedFile) -> io::Result<Capture> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        let id = {
-            let mut next = self
-                .shared
-                .next
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *next += 1;
-            *next
-        };
-        self.order(Order::Add(id, pipe, file))?;
+        let shared = &self.handle.0;
+        let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        let log = Arc::new(Mutex::new(Log {
+            pipe: None,
+            file,
+            error: None,
+        }));
+        lock(&shared.logs).insert(id, Arc::clone(&log));
+        // Under its lock, so that the thread finds the pipe there however soon it is woken.
+        let mut log = lock(&log);
+        let watched = shared.watch(&pipe, id);
+        log.pipe = Some(pipe);
+        drop(log);
+        if let Err(error) = watched {
+            lock(&shared.logs).remove(&id);
+            return Err(error);
+        }
         Ok(Capture(id))
     }
 
     /// Takes what is left in the pipe, also if someone still holds its other end, and completes the
-    /// file.
-    pub(super) async fn finish(&self, capture: Capture) -> io::Result<()> {
-        let (answer, wait) = oneshot::channel();
-        self.order(Order::Finish(capture.0, answer))?;
-        wait.await
-            .map_err(|_| io::Error::other("the thread that captures logs is gone"))?
-    }
-
-    fn order(&self, order: Order) -> io::Result<()> {
-        let sent = match self.shared.orders.try_send(order) {
-            // The thread is far behind: waiting for it beats losing a log.
-            Err(TrySendError::Full(order)) => self.shared.orders.send(order).is_ok(),
-            other => other.is_ok(),
-        };
-        wake(&self.shared.wake);
-        if sent {
-            Ok(())
-        } else {
-            Err(io::Error::other("the thread that captures logs is gone"))
-        }
+    /// file. Blocks while the disk does.
+    pub(super) fn finish(&self, capture: &Capture) -> io::Result<()> {
+        let log = lock(&self.handle.0.logs).remove(&capture.0);
+        let log = log.ok_or_else(|| io::Error::other("the log is not captured"))?;
+        let mut log = lock(&log);
+        log.finish()
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
 struct Log {
     /// `None` once the pipe has ended.
     pipe: Option<OwnedFd>,
@@ -239,6 +220,7 @@ impl Log {
         };
         match rustix::io::read(pipe, &mut *buffer) {
             Ok(0) => {
+                // A closed descriptor leaves the list of what is watched by itself.
                 self.pipe = None;
                 false
             }
@@ -257,96 +239,45 @@ impl Log {
         }
     }
 
-    fn finish(mut self, buffer: &mut [u8]) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
         // A process that got away may write for ever: what fits into pipes now is all there is.
         for _ in 0..64 {
-            if !self.step(buffer) {
+            if !self.step(&mut buffer) {
                 break;
             }
         }
-        match self.error {
+        self.pipe = None;
+        match self.error.take() {
             Some(error) => Err(error),
             None => self.file.finish(),
         }
     }
 }
 
-struct Loop {
-    epoll: OwnedFd,
-    wake: OwnedFd,
-    inbox: Receiver<Order>,
-    logs: HashMap<u64, Log>,
-    buffer: Vec<u8>,
-}
+impl Shared {
+    fn watch(&self, fd: &OwnedFd, id: u64) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(id);
+        Ok(epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)?)
+    }
 
-impl Loop {
-    fn run(mut self) {
+    fn run(&self) {
         let mut events = Vec::with_capacity(64);
-        loop {
+        let mut buffer = vec![0; CHUNK];
+        while !self.stop.load(Ordering::Acquire) {
             events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                None,
-            ) {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
             for event in &events {
-                let id = event.data.u64();
-                if id != WAKE {
-                    self.read(id);
+                // One buffer each, so that a torrent does not starve the others.
+                let log = lock(&self.logs).get(&event.data.u64()).cloned();
+                if let Some(log) = log {
+                    lock(&log).step(&mut buffer);
                 }
             }
-            if events.iter().any(|e| e.data.u64() == WAKE) && !self.obey() {
-                return;
-            }
         }
-    }
-
-    fn read(&mut self, id: u64) {
-        let Some(log) = self.logs.get_mut(&id) else {
-            return;
-        };
-        log.step(&mut self.buffer);
-        // A closed descriptor leaves the interest list by itself.
-    }
-
-    /// Returns false when every handle is gone.
-    fn obey(&mut self) -> bool {
-        let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
-        loop {
-            match self.inbox.try_recv() {
-                Ok(Order::Add(id, pipe, file)) => self.add(id, pipe, file),
-                Ok(Order::Finish(id, answer)) => {
-                    let done = match self.logs.remove(&id) {
-                        Some(log) => log.finish(&mut self.buffer),
-                        None => Err(io::Error::other("the log is not captured")),
-                    };
-                    // Nobody waits any more if the job's task was dropped.
-                    drop(answer.send(done));
-                }
-                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
-            }
-        }
-    }
-
-    fn add(&mut self, id: u64, pipe: OwnedFd, file: CappedFile) {
-        let watched = epoll::add(
-            &self.epoll,
-            &pipe,
-            epoll::EventData::new_u64(id),
-            epoll::EventFlags::IN,
-        );
-        self.logs.insert(
-            id,
-            Log {
-                pipe: Some(pipe),
-                file,
-                error: watched.err().map(io::Error::from),
-            },
-        );
     }
 }
 
@@ -381,8 +312,8 @@ mod tests {
         assert!(kept(0, &[b"abc"]).contains("3 bytes left out"));
     }
 
-    #[tokio::test]
-    async fn what_is_in_the_pipe_at_the_end_is_not_lost() {
+    #[test]
+    fn what_is_in_the_pipe_at_the_end_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let (read, write) = rustix::pipe::pipe().unwrap();
@@ -392,7 +323,7 @@ mod tests {
             .unwrap();
         rustix::io::write(&write, b"last words").unwrap();
         // The other end stays open, as with a process that got away.
-        pump.finish(capture).await.unwrap();
+        pump.finish(&capture).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"last words");
         drop(write);
     }

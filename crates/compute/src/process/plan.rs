@@ -132,8 +132,9 @@ impl Paths {
         })
     }
 
+    /// Where the job writes its result: in a folder of its own, so that it may also rename into place.
     pub(super) fn scratch_result(&self) -> PathBuf {
-        self.scratch.join("result")
+        self.scratch.join(RESULT_FILE)
     }
 
     pub(super) fn scratch_tmp(&self) -> PathBuf {
@@ -263,7 +264,7 @@ pub(super) fn in_namespaces(
         Access::Write,
     ));
     launch.binds.push(bind(
-        &paths.scratch_result(),
+        &paths.scratch,
         INSIDE_RESULT.to_owned(),
         Access::Write,
     ));
@@ -344,14 +345,10 @@ pub(super) fn behind_landlock(
     let seen = Seen {
         inputs: &inputs,
         outputs: &text(&paths.outputs),
-        result: text(&paths.scratch_result().join(RESULT_FILE)),
+        result: text(&paths.scratch_result()),
         tmp: &tmp,
     };
-    let writable = vec![
-        text(&paths.outputs),
-        text(&paths.scratch_result()),
-        tmp.clone(),
-    ];
+    let writable = vec![text(&paths.outputs), text(&paths.scratch), tmp.clone()];
     let mut readable = software.readable(spec.network);
     readable.extend(paths.code.iter().map(|p| text(p)));
     readable.extend(paths.inputs.iter().map(|(_, p)| text(p)));
@@ -399,7 +396,7 @@ pub(super) fn bare(spec: &JobSpec, paths: &Paths, software: &Software) -> Bare {
     let seen = Seen {
         inputs: &inputs,
         outputs: &text(&paths.outputs),
-        result: text(&paths.scratch_result().join(RESULT_FILE)),
+        result: text(&paths.scratch_result()),
         tmp: &tmp,
     };
     let variables = environment(spec, software, &seen);

@@ -1,7 +1,7 @@
 //! What is on disk about each job, so that a host that starts again can tell what became of it.
 //!
 //! `NAME.job` is written and synced before user code can run; `NAME.end` is put there whole, once,
-//! when the job has ended. So: neither → never started; both → ended, with its end; only the first →
+//! when the job has ended, before anyone hears of it. So: neither → never started; both → ended, with its end; only the first →
 //! its host knows, and if that host is gone, so is the job.
 
 use std::fs::{self, File};
@@ -81,10 +81,7 @@ impl Records {
             fs::remove_file(&temporary)?;
             return Err(error);
         }
-        Ok(Written {
-            file,
-            folder: self.folder.clone(),
-        })
+        Ok(Written(file))
     }
 
     /// Notes the first process of a job that nothing else ties to its host. Not synced: it matters
@@ -97,7 +94,10 @@ impl Records {
         ProcessLife::from_name(fs::read_to_string(self.file(name, "pid")).ok()?.trim())
     }
 
-    /// Puts the end of a job there, whole and durable; the first end stays.
+    /// Puts the end of a job there, whole; the first end stays.
+    ///
+    /// Not synced, and so it outlives the host but perhaps not the machine: neither do the job's
+    /// outputs, and an end that claims more than they hold would be worse than none.
     pub(super) fn finish(&self, name: &str, end: &EndRecord) -> io::Result<()> {
         let temporary = self.file(name, "end-new");
         let mut file = File::options()
@@ -107,12 +107,11 @@ impl Records {
             .mode(0o600)
             .open(&temporary)?;
         file.write_all(&serde_json::to_vec(end)?)?;
-        file.sync_all()?;
         match rename_new(&temporary, &self.file(name, "end")) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&temporary)?,
             other => other?,
         }
-        File::open(&self.folder)?.sync_all()
+        Ok(())
     }
 
     /// Reads one job; `None` if it was never about to start here.
@@ -163,15 +162,13 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// A record that is written and not yet durable.
 #[derive(Debug)]
-pub(super) struct Written {
-    file: File,
-    folder: PathBuf,
-}
+pub(super) struct Written(File);
 
 impl Written {
+    /// One sync: the file was renamed before it, and the Linux file systems that a state folder
+    /// belongs on (ext4, xfs, btrfs) then write its name together with it.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()?;
-        File::open(&self.folder)?.sync_all()
+        self.0.sync_all()
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchown, openat};
 
-use super::plan::{Paths, RESULT_FILE};
+use super::plan::Paths;
 
 /// A result larger than this stays behind.
 const RESULT_MAX: u64 = 16 << 20;
@@ -90,7 +90,7 @@ fn own_entries(folder: &OwnedFd, uid: Uid, gid: Gid) -> io::Result<Vec<OsString>
 /// Moves the result to where the host wants it and removes the job's scratch folder; returns what
 /// did not work.
 pub(super) fn take_result(paths: &Paths) -> Option<String> {
-    let moved = move_result(&paths.scratch_result().join(RESULT_FILE), &paths.result);
+    let moved = move_result(&paths.scratch_result(), &paths.result);
     // What can't be removed now is removed when the job is released.
     drop(fs::remove_dir_all(&paths.scratch));
     moved

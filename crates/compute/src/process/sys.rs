@@ -242,7 +242,11 @@ pub(super) fn kill_namespace() {
 pub(super) fn drop_bounding_set() {
     for capability in 0..64_u64 {
         // SAFETY: integers only; a number that the kernel does not know is an error without effect.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        if done != 0 {
+            // The first number that the kernel does not know, or nothing may be dropped at all.
+            break;
+        }
     }
 }
 

@@ -198,11 +198,15 @@ async fn no_control_group_stays_behind() {
         .unwrap()
         .into_handle();
     place.end_of(&handle, &spec).await;
-    assert_eq!(groups_named(&handle.native_id), 0);
+    // The group is removed after the end is told; only the helper's last moments are waited for.
+    while groups_named(&handle.native_id) > 0 {
+        tokio::task::yield_now().await;
+    }
     let mine = format!(".{}.", std::process::id());
-    let before = groups_named(&mine);
     drop(place);
-    assert!(groups_named(&mine) < before || before == 0);
+    while groups_named(&mine) > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Counts control groups of the machine whose name holds `part`.

@@ -54,10 +54,12 @@ pub(super) fn run(
     job_namespace: Option<&OwnedFd>,
 ) -> i32 {
     let prepared = tree::enter()
-        .map(|()| sys::drop_bounding_set())
         .and_then(|()| match (user, job_namespace) {
             (User::PerJob(_), Some(namespace)) => enter_user_namespace(namespace),
-            _ => no_capabilities(),
+            _ => {
+                sys::drop_bounding_set();
+                no_capabilities()
+            }
         })
         .and_then(|()| {
             at(

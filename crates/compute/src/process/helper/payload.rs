@@ -40,6 +40,11 @@ pub(super) fn run(launch: &Launch, failed: &OwnedFd) -> ! {
 fn prepare(launch: &Launch) -> Result<(), Failure> {
     sys::reset_signals(None);
     at("start a session", rustix::process::setsid())?;
+    // The process above has one thread, so its death is meant and not that of a thread of it.
+    at(
+        "arm the death signal",
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)),
+    )?;
     prefer_me_when_memory_ends();
     rustix::process::umask(Mode::from_raw_mode(0o022));
     limit(&launch.limits)?;
