@@ -1,6 +1,6 @@
 //! A pipeline that passed validation: proof, graph and, for code of the host, implementations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -358,6 +358,9 @@ impl PipelineBuilder {
     {
         let mut names = Vec::new();
         inputs.names(&mut names);
+        // A step that is used twice is still one edge.
+        let mut seen = HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
         self.add_step(name, &names, TypedStep { inputs, code })
     }
 
