@@ -52,7 +52,7 @@ fn bubblewrap() {
     assert!(done.success());
 }
 
-async fn sandboxed(target: &ProcessTarget, folder: &std::path::Path, number: u128) {
+async fn sandboxed(target: &ProcessTarget, folder: &std::path::Path, number: u128) -> Duration {
     use futures::StreamExt;
     let place = |name: &str| Location::Path(folder.join(name));
     let spec = JobSpec::new(
@@ -64,6 +64,7 @@ async fn sandboxed(target: &ProcessTarget, folder: &std::path::Path, number: u12
     let run = RunId::from_parts(Timestamp::from_micros(0), number);
     let key = SubmitKey::new("bench", run, "step", AttemptNo::new(1));
     let mut hints = target.watch();
+    let began = Instant::now();
     let handle = target.submit(&key, &spec).await.unwrap().into_handle();
     loop {
         let seen = hints.next().await.unwrap();
@@ -72,7 +73,9 @@ async fn sandboxed(target: &ProcessTarget, folder: &std::path::Path, number: u12
             break;
         }
     }
+    let took = began.elapsed();
     target.release(&handle).await.unwrap();
+    took
 }
 
 fn main() {
@@ -107,25 +110,21 @@ fn main() {
     }
     let has_bubblewrap = std::path::Path::new("/usr/bin/bwrap").exists();
     let mut times: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
-    let mut note = |name: &str, began: Instant| {
-        times
-            .entry(name.to_owned())
-            .or_default()
-            .push(began.elapsed());
+    let mut note = |name: &str, took: Duration| {
+        times.entry(name.to_owned()).or_default().push(took);
     };
     for round in 0..rounds {
         let began = Instant::now();
         bare();
-        note("1 bare", began);
+        note("1 bare", began.elapsed());
         if has_bubblewrap {
             let began = Instant::now();
             bubblewrap();
-            note("2 bubblewrap", began);
+            note("2 bubblewrap", began.elapsed());
         }
         for target in &targets {
-            let began = Instant::now();
-            runtime.block_on(sandboxed(target, folder.path(), round as u128));
-            note(&target.capabilities().summary, began);
+            let took = runtime.block_on(sandboxed(target, folder.path(), round as u128));
+            note(&target.capabilities().summary, took);
         }
     }
     for (name, mut all) in times {

@@ -23,7 +23,7 @@ use super::cgroup::{JobCgroup, TreeLimits};
 use super::logs::{CappedFile, Capture};
 use super::plan::{Bare, Paths};
 use super::procfs::ProcessLife;
-use super::record::JobRecord;
+use super::record::{JobRecord, Written};
 use super::sys;
 use super::wire::{self, Launch};
 
@@ -152,14 +152,9 @@ pub(super) fn start(inner: &Inner, plan: &Plan) -> Result<Live, NotStarted> {
             );
         }
     };
-    let sync = || {
-        written.sync().map_err(|e| {
-            ComputeError::unavailable("the record of the job can't be made durable").with_source(e)
-        })
-    };
     let done = prepare(&plan.paths, &plan.program).and_then(|()| match &plan.program {
-        Program::Walled(launch) => walled(inner, plan, launch, sync),
-        Program::Bare(bare) => start_bare(inner, plan, bare, sync),
+        Program::Walled(launch) => walled(inner, plan, launch, &written),
+        Program::Bare(bare) => start_bare(inner, plan, bare, &written),
     });
     if let Err(NotStarted::Target(_)) = &done {
         // Nothing ran, so the key is free again; what can't be removed only looks like a lost job.
@@ -167,6 +162,12 @@ pub(super) fn start(inner: &Inner, plan: &Plan) -> Result<Live, NotStarted> {
         drop(fs::remove_dir_all(&plan.paths.scratch));
     }
     done
+}
+
+fn sync(written: &Written) -> Result<(), ComputeError> {
+    written.sync().map_err(|e| {
+        ComputeError::unavailable("the record of the job can't be made durable").with_source(e)
+    })
 }
 
 fn prepare(paths: &Paths, program: &Program) -> Result<(), NotStarted> {
@@ -185,9 +186,14 @@ fn prepare(paths: &Paths, program: &Program) -> Result<(), NotStarted> {
         return Ok(());
     }
     folder(&paths.scratch_tmp())?;
-    folder(&paths.scratch_inputs())?;
+    if !paths.inputs.is_empty() {
+        folder(&paths.scratch_inputs())?;
+    }
     for (name, source) in &paths.inputs {
         let link = paths.scratch_inputs().join(name);
+        if let Some(parent) = link.parent() {
+            folder(parent)?;
+        }
         std::os::unix::fs::symlink(source, &link)
             .map_err(failed("an input can't be linked", &link))?;
     }
@@ -238,7 +244,7 @@ fn walled(
     inner: &Inner,
     plan: &Plan,
     launch: &Launch,
-    sync: impl FnOnce() -> Result<(), ComputeError>,
+    written: &Written,
 ) -> Result<Live, NotStarted> {
     let helper = inner
         .helper
@@ -254,7 +260,7 @@ fn walled(
             |e| ComputeError::unavailable("the helper of the sandbox is gone").with_source(e);
         let frame = wire::frame(launch).map_err(lost)?;
         send_all(&control, &frame).map_err(lost)?;
-        sync()?;
+        sync(written)?;
         let cgroup = inner
             .cgroups
             .as_ref()
@@ -338,9 +344,9 @@ fn start_bare(
     inner: &Inner,
     plan: &Plan,
     bare: &Bare,
-    sync: impl FnOnce() -> Result<(), ComputeError>,
+    written: &Written,
 ) -> Result<Live, NotStarted> {
-    sync()?;
+    sync(written)?;
     let pipes = pipes()?;
     let captures = capture(inner, plan, pipes.read)?;
     let [out, err] = pipes.write;
@@ -372,7 +378,7 @@ fn start_bare(
     let process = Process::new(child.id(), true).map_err(|e| no_process(&bare.program, e))?;
     if let Some(life) = ProcessLife::of(process.pid.as_raw_nonzero().get()) {
         // Only a host that dies needs it, to end what it left behind.
-        drop(inner.records.note_process(&plan.name, &life));
+        drop(written.note_process(&life));
     }
     Ok(Live {
         process,

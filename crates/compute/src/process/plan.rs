@@ -89,28 +89,37 @@ fn path(what: &str, location: &Location) -> Result<PathBuf, ComputeError> {
     Ok(path.clone())
 }
 
+/// Returns the entries that an input is made of: itself, or `NAME/PART` for each of its parts.
+fn parts(name: &str, place: &Location) -> Vec<(String, Location)> {
+    match place {
+        Location::Parts(parts) => parts
+            .iter()
+            .map(|(part, path)| (format!("{name}/{part}"), Location::Path(path.clone())))
+            .collect(),
+        one => vec![(name.to_owned(), one.clone())],
+    }
+}
+
 impl Paths {
     /// Reads the paths of a spec.
     ///
     /// # Errors
     /// [`windlass_core::ComputeErrorKind::Refused`] for one that this target can't use.
     pub(super) fn of(spec: &JobSpec, scratch: PathBuf) -> Result<Self, ComputeError> {
-        let inputs = spec
-            .inputs
-            .iter()
-            .map(|(name, place)| {
-                let what = format!("input `{name}`");
-                let path = path(&what, place)?;
-                if path.exists() {
-                    Ok((name.as_str().to_owned(), path))
-                } else {
-                    Err(refused(format!(
+        let mut inputs = Vec::new();
+        for (name, place) in &spec.inputs {
+            let what = format!("input `{name}`");
+            for (name, place) in parts(name.as_str(), place) {
+                let path = path(&what, &place)?;
+                if !path.exists() {
+                    return Err(refused(format!(
                         "{what} is not there path=`{}`",
                         path.display()
-                    )))
+                    )));
                 }
-            })
-            .collect::<Result<_, _>>()?;
+                inputs.push((name, path));
+            }
+        }
         let code = spec
             .code
             .as_ref()
@@ -352,7 +361,9 @@ pub(super) fn behind_landlock(
     let mut readable = software.readable(spec.network);
     readable.extend(paths.code.iter().map(|p| text(p)));
     readable.extend(paths.inputs.iter().map(|(_, p)| text(p)));
-    readable.push(inputs.clone());
+    if !paths.inputs.is_empty() {
+        readable.push(inputs.clone());
+    }
     // A user id of its own makes the count of processes the job's own too; any other does not.
     let own_user = rustix::process::geteuid().is_root();
     let processes = tree_limits(spec, settings)

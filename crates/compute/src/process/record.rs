@@ -68,7 +68,9 @@ impl Records {
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
         let place = || rename_new(&temporary, &self.file(name, "job"));
         let placed = match place() {
             // Cut short by a crash of the machine: nothing was started for it.
@@ -84,14 +86,10 @@ impl Records {
         Ok(Written(file))
     }
 
-    /// Notes the first process of a job that nothing else ties to its host. Not synced: it matters
-    /// only while this boot of the machine lasts.
-    pub(super) fn note_process(&self, name: &str, process: &ProcessLife) -> io::Result<()> {
-        fs::write(self.file(name, "pid"), process.name())
-    }
-
+    /// Returns the process that [`Written::note_process`] noted.
     pub(super) fn process(&self, name: &str) -> Option<ProcessLife> {
-        ProcessLife::from_name(fs::read_to_string(self.file(name, "pid")).ok()?.trim())
+        let text = fs::read_to_string(self.file(name, "job")).ok()?;
+        ProcessLife::from_name(text.lines().nth(1)?)
     }
 
     /// Puts the end of a job there, whole; the first end stays.
@@ -126,7 +124,7 @@ impl Records {
     /// Forgets a job; one that is not there is no error.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         // The first record goes last, or a crash in between would leave an end without a job.
-        for kind in ["end", "pid", "job"] {
+        for kind in ["end", "job"] {
             match fs::remove_file(self.file(name, kind)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -170,13 +168,22 @@ impl Written {
     pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }
+
+    /// Notes the first process of a job that nothing else ties to its host. Not synced: it matters
+    /// only while this boot of the machine lasts.
+    pub(super) fn note_process(&self, process: &ProcessLife) -> io::Result<()> {
+        (&self.0).write_all(process.name().as_bytes())
+    }
 }
 
 /// A file cut short by a crash before it was durable counts as not there: what it stands for had
 /// not happened yet.
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Ok(bytes) => {
+            let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+            Ok(serde_json::from_slice(line).ok())
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
@@ -197,7 +204,10 @@ mod tests {
             host: ProcessLife::me(),
             logs: dir.path().to_owned(),
         };
-        records.create("a", &job).unwrap().sync().unwrap();
+        let written = records.create("a", &job).unwrap();
+        written.sync().unwrap();
+        written.note_process(&job.host).unwrap();
+        assert_eq!(records.process("a"), Some(job.host.clone()));
         assert!(records.create("a", &job).is_err());
         let end = |code| EndRecord {
             end: JobEnd::Exit(code),

@@ -63,6 +63,8 @@ pub(super) struct Software {
     etc: Vec<PathBuf>,
     /// Folders that programs are looked up in.
     path: Vec<PathBuf>,
+    /// How all that appears in a root of its own: for jobs without and with network.
+    binds: [Vec<Bind>; 2],
 }
 
 impl Software {
@@ -97,6 +99,7 @@ impl Software {
             .chain(split(search_path))
             .filter(|p| found.shows(p))
             .collect();
+        found.work_out_binds();
         found
     }
 
@@ -111,6 +114,7 @@ impl Software {
         }
         all.add_root(prefix);
         all.path.insert(0, bin);
+        all.work_out_binds();
         all
     }
 
@@ -146,6 +150,15 @@ impl Software {
 
     /// Returns how the software appears in a root of its own.
     pub(super) fn binds(&self, network: bool) -> Vec<Bind> {
+        self.binds[usize::from(network)].clone()
+    }
+
+    /// Follows links once, so that no start of a job has to.
+    fn work_out_binds(&mut self) {
+        self.binds = [self.make_binds(false), self.make_binds(true)];
+    }
+
+    fn make_binds(&self, network: bool) -> Vec<Bind> {
         let network = ETC_NETWORK
             .iter()
             .map(PathBuf::from)

@@ -25,7 +25,7 @@ pub(super) const KILL: u8 = b'K';
 const FRAME_MAX: u32 = 32 << 20;
 
 /// How a path of the host appears in the sandbox.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bind {
     /// Path on the host.
     pub(super) source: String,
