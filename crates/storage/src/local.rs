@@ -38,8 +38,7 @@ use windlass_core::{
 
 use crate::blocking::blocking;
 use crate::reserved::{check_object, is_reserved};
-use errors::Tried;
-pub(crate) use errors::convert as convert_error;
+pub(crate) use errors::{Tried, convert as convert_error};
 use tree::Tree;
 use walk::{Met, Walk};
 use write::{Staged, Writer};

@@ -86,6 +86,23 @@ impl Walk {
     }
 }
 
+/// Returns the names in a folder, sorted; none if it isn't there.
+pub(crate) fn names_in(tree: &Tree, folder: &str) -> io::Result<Vec<String>> {
+    let fd = match tree.folder(folder) {
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in Dir::new(fd)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn meet(folder: &str, name: &[u8], stat: Stat) -> Met {
     let text = String::from_utf8_lossy(name);
     let path = if folder.is_empty() {

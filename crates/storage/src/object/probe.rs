@@ -126,6 +126,8 @@ async fn count(storage: &ObjectStorage, key: &ObjectKey) -> Result<bool, Storage
         let Ok(number) = number.parse::<usize>() else {
             return Ok(false);
         };
+        // Lets the others read the same number, also where a store answers at once.
+        tokio::task::yield_now().await;
         let next = (number + 1).to_string().into();
         match storage
             .put_any(key, next, PutMode::Update(meta.version))

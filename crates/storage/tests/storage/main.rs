@@ -1,0 +1,12 @@
+//! The storages and what is built on them, through the public API only.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod conformance;
+mod dataset;
+mod liar;
+mod local;
+mod outputs;
+mod support;
+mod transfer;
+mod wrappers;
