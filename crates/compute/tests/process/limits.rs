@@ -1,8 +1,11 @@
 //! Limits on the whole tree, and what a job is told to have used.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use windlass_core::{ComputeErrorKind, ComputeTarget, Isolation, JobEnd, JobSpec, Resources};
 
-use crate::kit::Place;
+use crate::kit::{Place, running};
 
 /// Takes memory until it is stopped.
 const HOG: &str = "
@@ -189,7 +192,10 @@ while time.process_time() < end:
 #[tokio::test]
 async fn no_control_group_stays_behind() {
     let place = Place::new().await;
-    let spec = place.shell("exit 0");
+    if !holds(&place, Isolation::Memory).await {
+        return;
+    }
+    let spec = place.shell("while :; do sleep 0.01; done");
     let key = place.key();
     let handle = place
         .target
@@ -197,37 +203,35 @@ async fn no_control_group_stays_behind() {
         .await
         .unwrap()
         .into_handle();
+    running(&place.target, &handle).await;
+    let groups = groups_named(&handle.native_id);
+    assert!(!groups.is_empty());
+    place.target.cancel(&handle, Duration::ZERO).await.unwrap();
     place.end_of(&handle, &spec).await;
-    // The group is removed after the end is told; only the helper's last moments are waited for.
-    while groups_named(&handle.native_id) > 0 {
+    // They are removed after the end is told; only the helper's last moments are waited for.
+    while groups.iter().any(|g| g.exists()) {
         tokio::task::yield_now().await;
     }
-    let mine = format!(".{}.", std::process::id());
     drop(place);
-    while groups_named(&mine) > 0 {
+    while groups.iter().any(|g| g.parent().is_some_and(Path::exists)) {
         tokio::task::yield_now().await;
     }
 }
 
-/// Counts control groups of the machine whose name holds `part`.
-pub(crate) fn groups_named(part: &str) -> usize {
-    fn count(folder: &std::path::Path, part: &str, depth: u32) -> usize {
-        let Ok(entries) = std::fs::read_dir(folder) else {
-            return 0;
-        };
-        entries
-            .flatten()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            .map(|e| {
-                let hit = usize::from(e.file_name().to_string_lossy().contains(part));
-                let below = if depth == 0 {
-                    0
-                } else {
-                    count(&e.path(), part, depth - 1)
-                };
-                hit + below
-            })
-            .sum()
+/// Returns the control groups of the machine whose name holds `part`.
+pub(crate) fn groups_named(part: &str) -> Vec<PathBuf> {
+    fn find(folder: &Path, part: &str, depth: u32, found: &mut Vec<PathBuf>) {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            if entry.file_name().to_string_lossy().contains(part) {
+                found.push(entry.path());
+            }
+            if depth > 0 {
+                find(&entry.path(), part, depth - 1, found);
+            }
+        }
     }
-    count(std::path::Path::new("/sys/fs/cgroup"), part, 6)
+    let mut found = Vec::new();
+    find(Path::new("/sys/fs/cgroup"), part, 6, &mut found);
+    found
 }
