@@ -1,0 +1,233 @@
+//! An environment of a project, wired: the store, storages, targets and notifiers that it names.
+//!
+//! The same project gives the same engine in every environment, but for what the names stand for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use windlass_project::{ComputeBinding, EnvironmentSpec, Jinja, NotifierBinding, Project, StorageBinding, StoreBinding};
+
+use crate::{
+    AlertReactor, Engine, EngineBuilder, Implementations, LocalStorage, LogNotifier, LogicalName, Notifier, Pipeline,
+    ProcessTarget, Redactor, Routes, RunStore, SandboxLevel, Secret, Settings, SqliteStore, Storage, error_chain,
+};
+
+/// Looks up an environment variable of the host.
+pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Something that an environment names and that can't be had here.
+#[derive(Debug, thiserror::Error)]
+#[error("environment {environment}: {what}: {why}")]
+pub struct WiringError {
+    environment: String,
+    what: String,
+    why: String,
+}
+
+/// An environment that is open and not yet running.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Wired {
+    /// The engine with everything in it; build it to start.
+    pub builder: EngineBuilder,
+    /// Where the state of runs lives.
+    pub store: Arc<dyn RunStore>,
+    /// The storages.
+    pub storages: BTreeMap<LogicalName, Arc<dyn Storage>>,
+    /// One line for each compute target: what it isolates, and what it can't here.
+    pub targets: Vec<(LogicalName, String, Vec<String>)>,
+}
+
+impl Wired {
+    /// Builds the engine and deploys every pipeline of the project.
+    ///
+    /// # Errors
+    /// Those of [`EngineBuilder::build`].
+    pub async fn start(self, project: &Project) -> Result<Engine, crate::Error> {
+        let mut pipelines = Vec::new();
+        for loaded in &project.pipelines {
+            let checks = self.builder.checks();
+            let mut checks = checks;
+            checks.secrets = Some(project.environment.secrets.keys().cloned().collect());
+            let pipeline = Pipeline::new(loaded.spec.clone(), Implementations::new(), &checks);
+            pipelines.push(pipeline.map_err(|e| crate::Error::invalid(e.to_string()))?);
+        }
+        let engine = self.builder.build().await?;
+        for pipeline in pipelines {
+            engine.deploy(pipeline).await?;
+        }
+        Ok(engine)
+    }
+}
+
+/// Returns where the environment keeps the state of runs, for readers.
+#[must_use]
+pub fn store_path(environment: &EnvironmentSpec) -> Option<PathBuf> {
+    match &environment.store {
+        StoreBinding::Sqlite(path) => Some(path.clone()),
+        _ => None,
+    }
+}
+
+/// Opens everything that the project's environment names.
+///
+/// # Errors
+/// [`WiringError`] names what can't be had: a store that another engine holds, a storage, a target,
+/// a secret that a notifier needs.
+pub async fn open(project: &Project, variables: Variables) -> Result<Wired, WiringError> {
+    Wiring { environment: &project.environment, project, variables }.open().await
+}
+
+/// Opens the storages of an environment alone, for readers.
+///
+/// # Errors
+/// [`WiringError`] names the storage.
+pub async fn open_storages(project: &Project, variables: Variables) -> Result<BTreeMap<LogicalName, Arc<dyn Storage>>, WiringError> {
+    Wiring { environment: &project.environment, project, variables }.storages().await
+}
+
+struct Wiring<'a> {
+    environment: &'a EnvironmentSpec,
+    project: &'a Project,
+    variables: Variables,
+}
+
+impl Wiring<'_> {
+    fn error(&self, what: impl Into<String>, why: impl Into<String>) -> WiringError {
+        WiringError { environment: self.environment.name.to_string(), what: what.into(), why: why.into() }
+    }
+
+    fn secret(&self, name: &LogicalName) -> Result<Secret, WiringError> {
+        let binding = self.environment.secrets.get(name).ok_or_else(|| self.error(format!("secret `{name}`"), "it is not defined"))?;
+        binding.resolve(|v| (self.variables)(v)).map_err(|why| self.error(format!("secret `{name}`"), why))
+    }
+
+    async fn open(&self) -> Result<Wired, WiringError> {
+        let path = store_path(self.environment).ok_or_else(|| self.error("store", "a kind that this build doesn't know"))?;
+        let store = SqliteStore::open(&path).await.map_err(|e| self.error("store", error_chain(&e)))?;
+        let store: Arc<dyn RunStore> = Arc::new(store);
+        let storages = self.storages().await?;
+        let settings = Settings {
+            environment: self.environment.name.clone(),
+            run_storage: Some(self.environment.run_storage.clone()),
+            default_target: self.environment.default_compute.clone(),
+            code_root: Some(self.project.root.clone()),
+            ..Settings::default()
+        };
+        let mut builder = Engine::builder_shared(Arc::clone(&store)).with_settings(settings).with_expressions(Arc::new(Jinja::new()));
+        for (name, storage) in &storages {
+            builder = builder.with_storage(name.clone(), Arc::clone(storage));
+        }
+        for (kind, step) in windlass_storage::steps() {
+            builder = builder.with_step(kind, step);
+        }
+        for quota in &self.environment.quotas {
+            builder = builder.with_quota(quota.clone());
+        }
+        let mut targets = Vec::new();
+        for (name, binding) in &self.environment.compute {
+            let target = self.compute(name, binding, &path).await?;
+            let capabilities = crate::ComputeTarget::capabilities(&target);
+            let missing = capabilities.missing.iter().map(|(what, why)| format!("no isolation of {what}: {why}")).collect();
+            targets.push((name.clone(), capabilities.summary.clone(), missing));
+            builder = builder.with_compute(name.clone(), Arc::new(target));
+        }
+        for (name, notifier) in self.notifiers()? {
+            builder = builder.with_notifier(name, notifier);
+        }
+        let builder = builder.with_reactor(Box::new(self.reactor(&*store).await?)).with_secrets(self.secrets());
+        Ok(Wired { builder, store, storages, targets })
+    }
+
+    async fn storages(&self) -> Result<BTreeMap<LogicalName, Arc<dyn Storage>>, WiringError> {
+        let mut storages = BTreeMap::new();
+        for (name, binding) in &self.environment.storages {
+            storages.insert(name.clone(), self.storage(name, binding).await?);
+        }
+        Ok(storages)
+    }
+
+    async fn storage(&self, name: &LogicalName, binding: &StorageBinding) -> Result<Arc<dyn Storage>, WiringError> {
+        let failed = |e: crate::StorageError| self.error(format!("storage `{name}`"), error_chain(&e));
+        if binding.url.starts_with('/') {
+            return Ok(Arc::new(LocalStorage::open(&binding.url).map_err(failed)?));
+        }
+        let mut options = binding.options.clone();
+        for (option, secret) in &binding.secrets {
+            options.insert(option.clone(), self.secret(secret)?.expose().to_owned());
+        }
+        windlass_storage::open_url(&binding.url, &options).await.map_err(failed)
+    }
+
+    async fn compute(&self, name: &LogicalName, binding: &ComputeBinding, store: &std::path::Path) -> Result<ProcessTarget, WiringError> {
+        let what = || format!("compute target `{name}`");
+        let ComputeBinding::Process { capacity, isolated } = binding else {
+            return Err(self.error(what(), "a kind that this build doesn't know"));
+        };
+        let mut state = store.as_os_str().to_owned();
+        state.push(format!(".{name}"));
+        let mut builder = ProcessTarget::builder(PathBuf::from(state));
+        if !capacity.is_empty() {
+            builder = builder.capacity(capacity.clone());
+        }
+        if !isolated {
+            builder = builder.level(SandboxLevel::Nothing);
+        }
+        if let Some(path) = (self.variables)("PATH") {
+            builder = builder.search_path(path);
+        }
+        builder.build().await.map_err(|e| self.error(what(), error_chain(&e)))
+    }
+
+    fn notifiers(&self) -> Result<Vec<(LogicalName, Arc<dyn Notifier>)>, WiringError> {
+        self.environment.notifiers.iter().map(|(name, binding)| Ok((name.clone(), self.notifier(name, binding)?))).collect()
+    }
+
+    fn notifier(&self, name: &LogicalName, binding: &NotifierBinding) -> Result<Arc<dyn Notifier>, WiringError> {
+        match binding {
+            NotifierBinding::Log => Ok(Arc::new(LogNotifier::new().with_redactor(Arc::new(self.redactor())))),
+            #[cfg(feature = "webhook")]
+            NotifierBinding::Webhook { url, signing_key, allow_private } => {
+                let failed = |why: String| self.error(format!("notifier `{name}`"), why);
+                let mut webhook = crate::WebhookNotifier::builder(self.secret(url)?, Arc::new(crate::SystemClock::new()))
+                    .redactor(self.redactor())
+                    .allow_private(*allow_private);
+                if let Some(key) = signing_key {
+                    let key = crate::SigningKey::parse(&self.secret(key)?).map_err(|e| failed(error_chain(&e)))?;
+                    webhook = webhook.signing_key(key);
+                }
+                Ok(Arc::new(webhook.build().map_err(|e| failed(error_chain(&e)))?))
+            }
+            _ => Err(self.error(format!("notifier `{name}`"), "a kind that this build doesn't know: turn on feature `webhook`")),
+        }
+    }
+
+    /// Knows every secret of the environment that can be read now.
+    fn redactor(&self) -> Redactor {
+        let known = self.environment.secrets.values().filter_map(|s| s.resolve(|v| (self.variables)(v)).ok());
+        Redactor::patterns().and(known)
+    }
+
+    async fn reactor(&self, store: &dyn RunStore) -> Result<AlertReactor, WiringError> {
+        let mut routes = Routes::new(self.environment.notify.clone());
+        for (team, notifiers) in &self.environment.owners {
+            routes = routes.owner(team, notifiers.clone());
+        }
+        let mut reactor = AlertReactor::new(routes).with_redactor(self.redactor());
+        let failed = |e: crate::StoreError| self.error("store", error_chain(&e));
+        let mut told = store.outbox(u32::MAX).await.map_err(failed)?;
+        told.extend(store.dead_letters(u32::MAX).await.map_err(failed)?);
+        reactor.restore(&told);
+        Ok(reactor)
+    }
+
+    /// Returns the lookup that steps use: each secret is read when a job needs it.
+    fn secrets(&self) -> windlass_engine::SecretLookup {
+        let (bindings, variables) = (self.environment.secrets.clone(), Arc::clone(&self.variables));
+        Arc::new(move |name| {
+            let binding = bindings.get(name).ok_or_else(|| "it is not defined in the environment".to_owned())?;
+            binding.resolve(|v| variables(v))
+        })
+    }
+}
