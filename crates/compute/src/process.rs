@@ -10,6 +10,9 @@
 //! job is `Done` only after its last process is gone and its end is recorded. Out of memory is said
 //! by the limit's own counter and by nothing else.
 //!
+//! After a crash of the machine (not of the host) a job that had ended may be told as gone: neither
+//! its outputs nor its end are synced by the target, and whoever takes over outputs syncs them.
+//!
 //! Not here: queues and quotas (the engine decides when a job may start), retries, staging from
 //! storage, installing software.
 
@@ -27,6 +30,7 @@ mod procfs;
 mod record;
 mod settle;
 mod software;
+mod supervise;
 #[expect(
     unsafe_code,
     reason = "system calls that no safe wrapper offers, kept in one place"
