@@ -1,0 +1,253 @@
+//! How a run goes, while it goes: a line for each thing that happens, and on a terminal a live
+//! foot below them with what runs and what waits for what.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use windlass::project::Project;
+use windlass::run_store::{AttemptEnd, EventKind, EventRecord};
+use windlass::{
+    Clock, ClockExt, RunHandle, RunView, Slot, StepState, SystemClock, Timestamp, WaitReason,
+};
+
+use crate::args::{Progress, RunArgs};
+use crate::print::{Colour, took};
+
+/// Rows of the live foot at most.
+const ROWS: usize = 8;
+/// How often the foot is drawn anew.
+const TICK: Duration = Duration::from_millis(250);
+
+enum Mode {
+    Json,
+    Lines,
+    Live(MultiProgress, Vec<ProgressBar>),
+    Silent,
+}
+
+/// Shows a run.
+pub(crate) struct Show {
+    mode: Mode,
+    colour: Colour,
+    names: Vec<String>,
+    started: Option<Timestamp>,
+    attempts: BTreeMap<Slot, Timestamp>,
+}
+
+impl Show {
+    pub(crate) fn new(
+        args: &RunArgs,
+        project: &Project,
+        run: &RunHandle,
+        variables: &dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let live = std::io::stderr().is_terminal()
+            && variables("TERM").as_deref() != Some("dumb")
+            && variables("CI").is_none();
+        let mode = match (args.json, args.progress) {
+            (true, _) => Mode::Json,
+            (_, Progress::None) => Mode::Silent,
+            (_, Progress::Auto) if live => Mode::Live(MultiProgress::new(), Vec::new()),
+            _ => Mode::Lines,
+        };
+        let names = project
+            .pipeline(&args.pipeline)
+            .map(|p| p.all_steps().map(|s| s.name.to_string()).collect())
+            .unwrap_or_default();
+        let show = Self {
+            mode,
+            colour: Colour::of_stderr(variables),
+            names,
+            started: None,
+            attempts: BTreeMap::new(),
+        };
+        let what = if run.created() {
+            "run"
+        } else {
+            "goes on with run"
+        };
+        if !matches!(show.mode, Mode::Json | Mode::Silent) {
+            eprintln!(
+                "{} {what} {} in {}",
+                args.pipeline,
+                run.id(),
+                project.environment.name
+            );
+        }
+        show
+    }
+
+    fn label(&self, slot: Slot) -> String {
+        let name = self
+            .names
+            .get(slot.step as usize)
+            .map_or("?", String::as_str);
+        slot.item
+            .map_or_else(|| name.to_owned(), |i| format!("{name}[{i}]"))
+    }
+
+    /// Shows an event.
+    pub(crate) fn event(&mut self, event: &EventRecord) {
+        if let Mode::Json = self.mode {
+            // Events are plain data, so they can be written.
+            println!("{}", serde_json::to_string(event).unwrap_or_default());
+            return;
+        }
+        let started = *self.started.get_or_insert(event.at);
+        let Some(text) = self.text(event) else { return };
+        let elapsed = event.at.since(started).as_secs();
+        self.line(&format!("{:02}:{:02}  {text}", elapsed / 60, elapsed % 60));
+    }
+
+    fn text(&mut self, event: &EventRecord) -> Option<String> {
+        Some(match &event.kind {
+            EventKind::AttemptLaunched { slot, attempt, .. } => {
+                self.attempts.insert(*slot, event.at);
+                let again = if attempt.get() > 1 {
+                    format!(" (attempt {attempt})")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "{} {}{again}",
+                    self.colour.state(StepState::Running),
+                    self.label(*slot)
+                )
+            }
+            EventKind::AttemptEnded {
+                slot,
+                end: AttemptEnd::Failed(failure),
+                attempt,
+                ..
+            } => {
+                format!("  {} attempt {attempt}: {failure}", self.label(*slot))
+            }
+            EventKind::RetryScheduled { slot, until } => format!(
+                "  {} again in {}",
+                self.label(*slot),
+                took(until.since(event.at))
+            ),
+            EventKind::MapExpanded { step, items } => {
+                format!("  {} has {items} items", self.label(Slot::step(*step)))
+            }
+            EventKind::StepEnded { slot, state, skip } => {
+                let time = self.attempts.remove(slot).map_or(String::new(), |at| {
+                    format!("  {}", took(event.at.since(at)))
+                });
+                let why = skip.as_ref().map_or(String::new(), |s| format!("  ({s})"));
+                format!(
+                    "{} {}{time}{why}",
+                    self.colour.state(*state),
+                    self.label(*slot)
+                )
+            }
+            EventKind::StepUnknown { slot } => format!(
+                "{} {}",
+                self.colour.state(StepState::Unknown),
+                self.label(*slot)
+            ),
+            EventKind::CancelRequested { reason } => format!("cancel: {reason}"),
+            EventKind::RunPaused => "paused".to_owned(),
+            EventKind::RunResumed => "goes on".to_owned(),
+            _ => return None,
+        })
+    }
+
+    fn line(&self, text: &str) {
+        match &self.mode {
+            // A line that can't be printed has nobody who reads it.
+            Mode::Live(bars, _) => drop(bars.println(text)),
+            Mode::Lines => eprintln!("{text}"),
+            Mode::Json | Mode::Silent => {}
+        }
+    }
+
+    /// Shows a note of the command itself.
+    pub(crate) fn note(&self, text: &str) {
+        match self.mode {
+            Mode::Json | Mode::Silent => eprintln!("{text}"),
+            Mode::Live(..) | Mode::Lines => self.line(text),
+        }
+    }
+
+    /// Waits until the foot is due, and looks at the run; never returns where there is no foot.
+    pub(crate) async fn tick(&self, run: &RunHandle) -> Option<RunView> {
+        if !matches!(self.mode, Mode::Live(..)) {
+            std::future::pending::<()>().await;
+        }
+        SystemClock::new().sleep(TICK).await;
+        run.look().await.ok().flatten()
+    }
+
+    /// Draws the foot.
+    pub(crate) fn view(&mut self, view: Option<RunView>) {
+        let (Mode::Live(bars, rows), Some(view)) = (&mut self.mode, view) else {
+            return;
+        };
+        let now = SystemClock::new().now();
+        let done = view.steps.iter().filter(|s| s.state.is_final()).count();
+        let mut texts = Vec::new();
+        for step in view.steps.iter().filter(|s| {
+            matches!(
+                s.state,
+                StepState::Running
+                    | StepState::Waiting
+                    | StepState::Retrying
+                    | StepState::Ready
+                    | StepState::Unknown
+            )
+        }) {
+            let items = step
+                .items
+                .map_or(String::new(), |(done, all)| format!(" {done}/{all}"));
+            let time = self
+                .attempts
+                .get(&step.slot)
+                .map_or(String::new(), |at| took(now.since(*at)));
+            let why = step
+                .reason
+                .as_ref()
+                .map_or(String::new(), |r: &WaitReason| r.to_string());
+            texts.push(format!(
+                "{} {}{items}  {time}{why}",
+                self.colour.state(step.state),
+                step.name
+            ));
+        }
+        let more = texts.len().saturating_sub(ROWS);
+        texts.truncate(ROWS);
+        if more > 0 {
+            texts.push(format!("  and {more} more"));
+        }
+        let elapsed = self.started.map_or(Duration::ZERO, |s| now.since(s));
+        texts.push(format!(
+            "  {done} of {} steps  {}",
+            view.steps.len(),
+            took(elapsed)
+        ));
+        while rows.len() < texts.len() {
+            let style = ProgressStyle::with_template("{wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            rows.push(bars.add(ProgressBar::new_spinner().with_style(style)));
+        }
+        while rows.len() > texts.len() {
+            if let Some(row) = rows.pop() {
+                row.finish_and_clear();
+                bars.remove(&row);
+            }
+        }
+        for (row, text) in rows.iter().zip(texts) {
+            row.set_message(text);
+        }
+    }
+
+    /// Takes the foot away; the lines stay.
+    pub(crate) fn end(&mut self) {
+        if let Mode::Live(bars, _) = &self.mode {
+            // A terminal that is gone has no foot left to clear.
+            bars.clear().ok();
+        }
+    }
+}
