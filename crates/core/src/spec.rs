@@ -5,7 +5,7 @@
 //! serialises to canonical JSON (maps sorted, defaults left out), whose digest names the version.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -589,6 +589,12 @@ pub struct StepPolicy {
     pub grace: Option<Duration>,
 }
 
+/// Returns the policy of a step that says nothing about it: one for all.
+fn default_policy() -> Arc<StepPolicy> {
+    static DEFAULT: LazyLock<Arc<StepPolicy>> = LazyLock::new(Arc::default);
+    Arc::clone(&DEFAULT)
+}
+
 /// A step: its place in the graph and what it does there.
 ///
 /// ```
@@ -619,7 +625,7 @@ pub struct StepSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<Box<MapSpec>>,
     /// What it shares with other steps.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default = "default_policy", skip_serializing_if = "is_default")]
     pub policy: Arc<StepPolicy>,
 }
 
@@ -634,7 +640,7 @@ impl StepSpec {
             join: Join::All,
             when: None,
             map: None,
-            policy: Arc::default(),
+            policy: default_policy(),
         }
     }
 
@@ -647,6 +653,10 @@ impl StepSpec {
     /// Adds an edge that holds on those ends of `step`.
     #[must_use]
     pub fn after_on(mut self, step: StepName, on: Conditions) -> Self {
+        if self.edges.is_empty() {
+            // Most steps have one edge; room for four would double what a large pipeline holds.
+            self.edges.reserve_exact(1);
+        }
         self.edges.push(Edge { step, on });
         self
     }
