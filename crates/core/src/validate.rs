@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Range;
 
 use crate::expression::{Expressions, LiteralsOnly};
-use crate::graph::Graph;
+use crate::graph::{Graph, Predecessor};
 use crate::ids::{LogicalName, PipelineName};
 use crate::nearest::nearest;
 use crate::resources::{Resources, format_amount};
@@ -121,8 +122,12 @@ impl Default for Checks<'_> {
 }
 
 /// Up to this many steps the rarer mistakes (a step that can never run, a name of a step that is
-/// no ancestor) are looked for; beyond it they would cost more than the run.
-const DEEP_CHECK_STEPS: usize = 5_000;
+/// no ancestor) are looked for; they take a bit for each pair of steps.
+const DEEP_CHECK_STEPS: u32 = 5_000;
+
+/// Only this many problems of a pipeline come with the nearest known name: looking one up compares
+/// with every name, and whoever has more mistakes than that has one cause for all.
+const SUGGESTIONS: u32 = 100;
 
 /// Checks a pipeline and freezes its graph.
 ///
@@ -134,6 +139,7 @@ pub fn validate(spec: &PipelineSpec, checks: &Checks<'_>) -> Result<Graph, Vec<P
         checks,
         index: HashMap::new(),
         problems: Vec::new(),
+        suggestions: 0,
     };
     v.names();
     let graph = v.graph();
@@ -141,12 +147,11 @@ pub fn validate(spec: &PipelineSpec, checks: &Checks<'_>) -> Result<Graph, Vec<P
     for (i, step) in spec.all_steps().enumerate() {
         v.step(i, step);
     }
-    if let Some(graph) = &graph
-        && spec.steps.len() + spec.finally.len() <= DEEP_CHECK_STEPS
-    {
+    let small_graph = graph.as_ref().filter(|g| g.len() <= DEEP_CHECK_STEPS);
+    if let Some(graph) = small_graph {
         v.reachability(graph);
-        v.references(graph);
     }
+    v.references(small_graph);
     v.problems
         .sort_by_cached_key(|p| (sort_key(&p.path), p.path.clone()));
     match graph {
@@ -171,6 +176,7 @@ struct Validator<'a> {
     checks: &'a Checks<'a>,
     index: HashMap<&'a str, u32>,
     problems: Vec<Problem>,
+    suggestions: u32,
 }
 
 impl<'a> Validator<'a> {
@@ -217,18 +223,25 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn unknown_step(&self, path: String, name: &str) -> Problem {
-        Problem::new(path, format!("there is no step `{name}`"))
-            .did_you_mean(name, self.index.keys().copied())
+    fn unknown_step(&mut self, path: String, name: &str) -> Problem {
+        let problem = Problem::new(path, format!("there is no step `{name}`"));
+        self.suggestions += 1;
+        if self.suggestions > SUGGESTIONS {
+            return problem;
+        }
+        // In the order of the file, so that of two names as near always the same is meant.
+        problem.did_you_mean(name, self.spec.all_steps().map(|s| s.name.as_str()))
     }
 
     /// Collects the edges that `after`, inputs and publications make.
     fn graph(&mut self) -> Option<Graph> {
         let finally_start = self.spec.steps.len();
-        let mut edges = Vec::new();
+        let mut edges = Vec::with_capacity(self.spec.all_steps().map(|s| s.edges.len()).sum());
+        // For each step the latest one (from 1) that has an edge to it, so that a step with a
+        // million predecessors isn't compared with itself a million times.
+        let mut latest_successor = vec![0_u32; finally_start + self.spec.finally.len()];
         let before = self.problems.len();
         for (i, step) in self.spec.all_steps().enumerate() {
-            let first = edges.len();
             let explicit = step.edges.iter().map(|e| (e.step.as_str(), e.on, None));
             let derived = output_refs(&step.action)
                 .into_iter()
@@ -236,17 +249,13 @@ impl<'a> Validator<'a> {
             for (name, on, derived_path) in explicit.chain(derived) {
                 let is_derived = derived_path.is_some();
                 let path = || {
-                    format!(
-                        "{}/{}",
-                        self.path(i),
-                        derived_path
-                            .clone()
-                            .unwrap_or_else(|| format!("after/{name}"))
-                    )
+                    let part = derived_path.unwrap_or_else(|| format!("after/{name}"));
+                    format!("{}/{part}", self.path(i))
                 };
                 match self.index.get(name) {
                     None => {
-                        let problem = self.unknown_step(path(), name);
+                        let path = path();
+                        let problem = self.unknown_step(path, name);
                         self.report(problem);
                     }
                     Some(&from) if from as usize >= finally_start && i < finally_start => {
@@ -258,10 +267,8 @@ impl<'a> Validator<'a> {
                         self.report(problem);
                     }
                     Some(&from) => {
-                        let twice = edges[first..]
-                            .iter()
-                            .any(|e: &(u32, u32, Conditions)| e.0 == from);
-                        if !twice {
+                        let latest = &mut latest_successor[from as usize];
+                        if std::mem::replace(latest, i as u32 + 1) <= i as u32 {
                             edges.push((from, i as u32, on));
                         } else if !is_derived {
                             let problem = Problem::new(path(), format!("`{name}` is named twice"))
@@ -655,75 +662,82 @@ impl<'a> Validator<'a> {
     }
 
     /// Finds steps that no course of events could ever start.
+    ///
+    /// Exact where all edges are joined by `all` and none waits for a skipped step; elsewhere the
+    /// question is as hard as satisfiability, and a step that can't start may be missed, but one
+    /// that can is never reported.
     fn reachability(&mut self, graph: &Graph) {
-        // What each step's start demands of other steps, and which ends it may have.
-        let mut demands: Vec<BTreeMap<u32, Conditions>> =
-            vec![BTreeMap::new(); graph.len() as usize];
+        let can_fail_only = |s: u32| matches!(self.step_at(s).action, Action::Fail(_));
+        let all = 0..graph.len();
+        let only_successes = all.clone().all(|s| {
+            let mut after = graph.successors(s).iter();
+            after.all(|e| e.on.contains(Conditions::SUCCEEDED) && !can_fail_only(s))
+        });
+        if only_successes {
+            // If everything succeeds, everything starts.
+            return;
+        }
+        let mut demands = Demands::new(graph.len());
         let mut ends: Vec<u8> = vec![0; graph.len() as usize];
         for step in graph.topological_order() {
-            let spec = self.step_at(step);
-            let all = graph.join(step) == Join::All;
-            let mut need: BTreeMap<u32, Conditions> = BTreeMap::new();
-            let mut holding = 0;
-            let mut conflict = None;
-            for edge in graph.predecessors(step) {
-                let possible = edge.on.bits() & ends[edge.step as usize];
-                if possible == 0 {
-                    conflict = conflict.or(Some((edge.step, edge.on, None)));
-                    continue;
-                }
-                holding += 1;
-                if !all {
-                    continue;
-                }
-                let ran = edge.on.bits() & Conditions::SKIPPED.bits() == 0;
-                let inherited = if ran {
-                    demands[edge.step as usize].clone()
-                } else {
-                    Default::default()
-                };
-                for (other, on) in inherited.into_iter().chain([(edge.step, edge.on)]) {
-                    let merged = need.get(&other).map_or(on.bits(), |n| n.bits() & on.bits());
-                    if merged == 0 {
-                        conflict = conflict.or(Some((edge.step, edge.on, Some(other))));
+            let possible = |e: &&Predecessor| e.on.bits() & ends[e.step as usize] != 0;
+            let before = graph.predecessors(step);
+            let conflict = match graph.join(step) {
+                Join::All => before.iter().find_map(|edge| {
+                    if !possible(&edge) {
+                        return Some((edge, None));
                     }
-                    need.insert(other, Conditions::from_bits(merged));
+                    demands.add(step, edge, ends[edge.step as usize]);
+                    Some((edge, Some(demands.contradiction(step)?)))
+                }),
+                Join::Any => {
+                    let holding = before.iter().filter(possible);
+                    demands.add_common(step, holding, &ends);
+                    let first = before
+                        .first()
+                        .filter(|_| !before.iter().any(|e| possible(&e)));
+                    first.map(|edge| (edge, None))
                 }
-            }
-            let impossible =
-                conflict.filter(|_| all || (holding == 0 && !graph.predecessors(step).is_empty()));
-            if let Some((from, on, other)) = impossible {
-                self.report_unreachable(step, from, on, other);
+            };
+            if let Some((edge, other)) = conflict {
+                self.report_unreachable(step, edge.step, edge.on, other);
                 ends[step as usize] = Conditions::SKIPPED.bits();
                 continue;
             }
+            let spec = self.step_at(step);
             let runs = match spec.action {
-                Action::Fail(_) => Conditions::FAILED.bits(),
-                _ => Conditions::COMPLETED.bits(),
+                Action::Fail(_) => Conditions::FAILED,
+                _ => Conditions::COMPLETED,
             };
-            let always = |e: &crate::graph::Predecessor| ends[e.step as usize] & !e.on.bits() == 0;
-            let may_skip = spec.when.is_some() || !graph.predecessors(step).iter().all(always);
-            ends[step as usize] = runs
-                | if may_skip {
-                    Conditions::SKIPPED.bits()
-                } else {
-                    0
-                };
-            demands[step as usize] = need;
+            let surely_holds = |e: &Predecessor| ends[e.step as usize] & !e.on.bits() == 0;
+            let surely_starts = match graph.join(step) {
+                Join::All => before.iter().all(surely_holds),
+                Join::Any => before.iter().any(surely_holds),
+            };
+            let may_skip = spec.when.is_some() || !surely_starts;
+            let skips = if may_skip {
+                Conditions::SKIPPED.bits()
+            } else {
+                0
+            };
+            ends[step as usize] = runs.bits() | skips;
         }
     }
 
     fn report_unreachable(&mut self, step: u32, from: u32, on: Conditions, other: Option<u32>) {
         let (name, from_name) = (&self.step_at(step).name, &self.step_at(from).name);
         let words = on.words().join(" or ");
-        let message = match other.filter(|o| *o != from) {
+        let message = match other {
+            None => {
+                format!("step `{name}` can never start: `{from_name}` can never end as {words}")
+            }
+            Some(other) if other == from => format!(
+                "step `{name}` can never start: it needs `{from_name}` {words}, which contradicts what another step that it needs waits for"
+            ),
             Some(other) => format!(
                 "step `{name}` can never start: it needs `{from_name}` {words}, which contradicts what it needs of `{}`",
                 self.step_at(other).name
             ),
-            None => {
-                format!("step `{name}` can never start: `{from_name}` can never end as {words}")
-            }
         };
         self.report(
             Problem::new(self.path(step as usize), message)
@@ -731,9 +745,9 @@ impl<'a> Validator<'a> {
         );
     }
 
-    /// Checks the names that templates use.
-    fn references(&mut self, graph: &Graph) {
-        let ancestors = Ancestors::of(graph);
+    /// Checks the names that templates use; without a graph, not whether a step waits for them.
+    fn references(&mut self, graph: Option<&Graph>) {
+        let mut ancestors = None;
         for (i, step) in self.spec.all_steps().enumerate() {
             let at = self.path(i);
             for (path, template, sees_item) in templates(step) {
@@ -784,16 +798,97 @@ impl<'a> Validator<'a> {
                             let problem = self.unknown_step(path.clone(), name);
                             self.report(problem);
                         }
-                        Some(&other) if !ancestors.has(i as u32, other) => {
-                            let problem = Problem::new(&path, format!("step `{}` doesn't wait for `{name}`, so it can't use its result", step.name))
-                                .help(format!("add `after: [{name}]`"));
-                            self.report(problem);
+                        Some(&other) => {
+                            let waits = graph.is_none_or(|graph| {
+                                ancestors
+                                    .get_or_insert_with(|| Ancestors::of(graph))
+                                    .has(i as u32, other)
+                            });
+                            if !waits {
+                                let problem = Problem::new(&path, format!("step `{}` doesn't wait for `{name}`, so it can't use its result", step.name))
+                                    .help(format!("add `after: [{name}]`"));
+                                self.report(problem);
+                            }
                         }
-                        Some(_) => {}
                     }
                 }
             }
         }
+    }
+}
+
+/// For each step, which ends of the steps before it would keep it from starting.
+///
+/// Three planes of bits (succeeded, failed, skipped), a row for each step, a bit for each step before.
+struct Demands {
+    words: usize,
+    forbidden: Vec<u64>,
+}
+
+impl Demands {
+    fn new(steps: u32) -> Self {
+        let words = (steps as usize).div_ceil(64);
+        Self {
+            words,
+            forbidden: vec![0; 3 * words * steps as usize],
+        }
+    }
+
+    fn row(&self, step: u32) -> Range<usize> {
+        let len = 3 * self.words;
+        step as usize * len..(step as usize + 1) * len
+    }
+
+    /// Returns what an edge demands if it is to hold, given how the step before may end.
+    fn of_edge(&self, edge: &Predecessor, ends: u8) -> Vec<u64> {
+        // A step that was not skipped has started, so what its start demanded was so.
+        let mut demanded = if edge.on.contains(Conditions::SKIPPED) {
+            vec![0; 3 * self.words]
+        } else {
+            self.forbidden[self.row(edge.step)].to_vec()
+        };
+        for plane in 0..3 {
+            if edge.on.bits() & ends & (1 << plane) == 0 {
+                demanded[plane * self.words + edge.step as usize / 64] |= 1 << (edge.step % 64);
+            }
+        }
+        demanded
+    }
+
+    /// Adds what an edge demands to what `step` does.
+    fn add(&mut self, step: u32, edge: &Predecessor, ends: u8) {
+        let demanded = self.of_edge(edge, ends);
+        let row = self.row(step);
+        for (all, new) in self.forbidden[row].iter_mut().zip(demanded) {
+            *all |= new;
+        }
+    }
+
+    /// Makes `step` demand what all of the edges do, since one of them is enough.
+    fn add_common<'e>(
+        &mut self,
+        step: u32,
+        edges: impl Iterator<Item = &'e Predecessor>,
+        ends: &[u8],
+    ) {
+        let demanded = edges.map(|e| self.of_edge(e, ends[e.step as usize]));
+        let common = demanded.reduce(|mut all, new| {
+            all.iter_mut().zip(new).for_each(|(all, new)| *all &= new);
+            all
+        });
+        if let Some(common) = common {
+            let row = self.row(step);
+            self.forbidden[row].copy_from_slice(&common);
+        }
+    }
+
+    /// Returns a step before `step` to which no end is left.
+    fn contradiction(&self, step: u32) -> Option<u32> {
+        let row = &self.forbidden[self.row(step)];
+        (0..self.words).find_map(|w| {
+            let none_left = row[w] & row[self.words + w] & row[2 * self.words + w];
+            (none_left != 0).then(|| w as u32 * 64 + none_left.trailing_zeros())
+        })
     }
 }
 
