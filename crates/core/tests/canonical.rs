@@ -331,7 +331,7 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(512))]
+    #![proptest_config(cases(200))]
 
     #[test]
     fn a_pipeline_reads_back_as_it_was_written(spec in specs()) {
