@@ -71,6 +71,19 @@ impl Service {
         }
     }
 
+    /// Returns true if conditions need etags in quotes.
+    const fn quotes_etags(self) -> bool {
+        match self {
+            #[cfg(feature = "azure")]
+            Self::Azure => true,
+            #[cfg(feature = "s3")]
+            Self::S3 => true,
+            #[cfg(feature = "gcs")]
+            Self::Gcs => false,
+            Self::Memory | Self::Other => false,
+        }
+    }
+
     /// Returns true if a version is more than an etag. Elsewhere lists show etags only, so that is
     /// what tells versions apart.
     const fn has_generations(self) -> bool {
@@ -179,6 +192,11 @@ impl ObjectStorage {
 
     fn version(&self, etag: Option<String>, generation: Option<String>) -> ObjectVersion {
         let etag = etag.unwrap_or_default();
+        // Azure's lists leave out the quotes that its answers and conditions have.
+        let etag = match etag.starts_with(['"', 'W']) || etag.is_empty() {
+            false if self.service.quotes_etags() => format!("\"{etag}\""),
+            _ => etag,
+        };
         ObjectVersion(match generation {
             Some(generation) if self.service.has_generations() => format!("{etag} {generation}"),
             _ => etag,
@@ -235,25 +253,28 @@ impl ObjectStorage {
                 (None, put.await)
             }
         };
-        match result {
-            Ok(PutResult {
-                e_tag: Some(etag),
-                version,
-                ..
-            }) if let Some(size) = size => {
+        match (result, size) {
+            (
+                Ok(PutResult {
+                    e_tag: Some(etag),
+                    version,
+                    ..
+                }),
+                Some(size),
+            ) => {
                 let version = self.version(Some(etag), version);
                 // Near enough, and one request less; a list has the service's own time.
                 Ok(ObjectMeta::new(key.clone(), size, now(), version))
             }
-            Ok(_) => self.head_unchecked(key).await,
+            (Ok(_), _) => self.head_unchecked(key).await,
             // An update of what is not there: some services say so by its name.
-            Err(e)
+            (Err(e), _)
                 if matches!(mode, PutMode::Update(_))
                     && e.kind() == windlass_core::StorageErrorKind::NotFound =>
             {
                 Err(crate::reserved::conflict(key).with_source(e))
             }
-            Err(e) => Err(e),
+            (Err(e), _) => Err(e),
         }
     }
 

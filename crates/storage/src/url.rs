@@ -17,9 +17,8 @@ use crate::{MemoryStorage, ObjectStorage};
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use windlass_storage::open_url;
-/// let folder = tempfile::tempdir()?;
-/// let url = format!("file://{}", folder.path().display());
-/// assert!(open_url(&url, &Default::default()).await?.capabilities().local_paths);
+/// let storage = open_url("memory://", &Default::default()).await?;
+/// assert!(storage.capabilities().compare_and_swap);
 /// let wrong = open_url("ftp://somewhere/x", &Default::default()).await;
 /// assert!(wrong.unwrap_err().to_string().contains("scheme=`ftp`"));
 /// # Ok(()) }

@@ -44,19 +44,25 @@ impl ObjectStorage {
         };
         let place = parse(url, rest)?;
         match scheme {
-            #[cfg(feature = "s3")]
-            "s3" | "s3a" => cloud::s3(place, options).await,
-            #[cfg(feature = "azure")]
-            "az" | "azure" | "abfs" | "abfss" => cloud::azure(place, options).await,
-            #[cfg(feature = "gcs")]
-            "gs" => cloud::gcs(place, options).await,
-            "s3" | "s3a" => Err(missing(scheme, "s3", options)),
-            "az" | "azure" | "abfs" | "abfss" => Err(missing(scheme, "azure", options)),
-            "gs" => Err(missing(scheme, "gcs", options)),
-            _ => {
-                drop(place);
-                Err(unknown(url))
+            "s3" | "s3a" => {
+                #[cfg(feature = "s3")]
+                return cloud::s3(place, options).await;
+                #[cfg(not(feature = "s3"))]
+                Err(missing("s3", place, options))
             }
+            "az" | "azure" | "abfs" | "abfss" => {
+                #[cfg(feature = "azure")]
+                return cloud::azure(place, options).await;
+                #[cfg(not(feature = "azure"))]
+                Err(missing("azure", place, options))
+            }
+            "gs" => {
+                #[cfg(feature = "gcs")]
+                return cloud::gcs(place, options).await;
+                #[cfg(not(feature = "gcs"))]
+                Err(missing("gcs", place, options))
+            }
+            _ => Err(unknown(url)),
         }
     }
 }
@@ -68,9 +74,15 @@ fn unknown(url: &str) -> StorageError {
     ))
 }
 
-fn missing(scheme: &str, feature: &str, _options: &BTreeMap<String, String>) -> StorageError {
+#[cfg(not(all(feature = "s3", feature = "azure", feature = "gcs")))]
+fn missing(feature: &str, place: Place<'_>, _options: &BTreeMap<String, String>) -> StorageError {
+    let Place {
+        bucket,
+        host: _,
+        prefix,
+    } = place;
     StorageError::unsupported(format!(
-        "this program was built without support for {scheme}:// storage: build it with the feature `{feature}` of windlass-storage"
+        "this program was built without support for such storage: build it with the feature `{feature}` of windlass-storage bucket=`{bucket}` prefix=`{prefix}`"
     ))
 }
 
@@ -100,7 +112,7 @@ mod cloud {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
+    use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
     use super::*;
     use crate::object::Service;
@@ -175,7 +187,7 @@ mod cloud {
         let allowed = ["allow_http", "aws_allow_http", "azure_allow_http"]
             .into_iter()
             .try_fold(false, |any, name| {
-                Ok(any || flag(options, name)?.unwrap_or(false))
+                Ok::<_, StorageError>(any || flag(options, name)?.unwrap_or(false))
             })?;
         if plain && !allowed {
             return Err(StorageError::unsupported(

@@ -265,3 +265,34 @@ async fn a_file_that_shrinks_while_it_is_read_is_corrupt() {
     }
     assert_eq!(last.unwrap().unwrap_err().kind(), StorageErrorKind::Corrupt);
 }
+
+#[tokio::test]
+async fn a_url_names_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new");
+    for url in [
+        format!("file://{}", path.display()),
+        format!("file://localhost{}", path.display()),
+        path.display().to_string(),
+    ] {
+        let storage = windlass_storage::open_url(&url, &Default::default())
+            .await
+            .unwrap();
+        assert_eq!(storage.local_path(&key("x")), Some(path.join("x")), "{url}");
+    }
+    for (url, says) in [
+        ("file://relative/x", "file:///PATH"),
+        ("", "write `.`"),
+        ("memory://x", "scheme=`memory`"),
+    ] {
+        let e = windlass_storage::open_url(url, &Default::default())
+            .await
+            .unwrap_err();
+        assert!(e.to_string().contains(says), "{url}: {e}");
+    }
+    let options = [("endpoint".to_owned(), "x".to_owned())].into();
+    let e = windlass_storage::open_url("memory://", &options)
+        .await
+        .unwrap_err();
+    assert!(e.to_string().contains("option=`endpoint`"), "{e}");
+}

@@ -7,6 +7,8 @@ mod dataset;
 mod liar;
 mod local;
 mod outputs;
+#[cfg(all(feature = "s3", feature = "azure"))]
+mod servers;
 mod support;
 mod transfer;
 mod wrappers;
