@@ -42,4 +42,6 @@ pub use windlass_state::MemoryStore;
 pub use windlass_state::{SqliteOptions, SqliteStore};
 #[cfg(unix)]
 pub use windlass_storage::LocalStorage;
-pub use windlass_storage::{LimitStorage, MemoryStorage, ObjectStorage, Prefixed, RetryStorage, dataset, open_url, steps};
+pub use windlass_storage::{
+    LimitStorage, MemoryStorage, ObjectStorage, Prefixed, RetryStorage, dataset, open_url, steps,
+};

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use windlass_project::{ComputeBinding, EnvironmentSpec, Jinja, NotifierBinding, Project, StorageBinding, StoreBinding};
+use windlass_project::{
+    ComputeBinding, EnvironmentSpec, Jinja, NotifierBinding, Project, StorageBinding, StoreBinding,
+};
 
 use crate::{
-    AlertReactor, Engine, EngineBuilder, Implementations, LocalStorage, LogNotifier, LogicalName, Notifier, Pipeline,
-    ProcessTarget, Redactor, Routes, RunStore, SandboxLevel, Secret, Settings, SqliteStore, Storage, error_chain,
+    AlertReactor, Engine, EngineBuilder, Implementations, LocalStorage, LogNotifier, LogicalName,
+    Notifier, Pipeline, ProcessTarget, Redactor, Routes, RunStore, SandboxLevel, Secret, Settings,
+    SqliteStore, Storage, error_chain,
 };
 
 /// Looks up an environment variable of the host.
@@ -76,15 +79,30 @@ pub fn store_path(environment: &EnvironmentSpec) -> Option<PathBuf> {
 /// [`WiringError`] names what can't be had: a store that another engine holds, a storage, a target,
 /// a secret that a notifier needs.
 pub async fn open(project: &Project, variables: Variables) -> Result<Wired, WiringError> {
-    Wiring { environment: &project.environment, project, variables }.open().await
+    Wiring {
+        environment: &project.environment,
+        project,
+        variables,
+    }
+    .open()
+    .await
 }
 
 /// Opens the storages of an environment alone, for readers.
 ///
 /// # Errors
 /// [`WiringError`] names the storage.
-pub async fn open_storages(project: &Project, variables: Variables) -> Result<BTreeMap<LogicalName, Arc<dyn Storage>>, WiringError> {
-    Wiring { environment: &project.environment, project, variables }.storages().await
+pub async fn open_storages(
+    project: &Project,
+    variables: Variables,
+) -> Result<BTreeMap<LogicalName, Arc<dyn Storage>>, WiringError> {
+    Wiring {
+        environment: &project.environment,
+        project,
+        variables,
+    }
+    .storages()
+    .await
 }
 
 struct Wiring<'a> {
@@ -95,17 +113,30 @@ struct Wiring<'a> {
 
 impl Wiring<'_> {
     fn error(&self, what: impl Into<String>, why: impl Into<String>) -> WiringError {
-        WiringError { environment: self.environment.name.to_string(), what: what.into(), why: why.into() }
+        WiringError {
+            environment: self.environment.name.to_string(),
+            what: what.into(),
+            why: why.into(),
+        }
     }
 
     fn secret(&self, name: &LogicalName) -> Result<Secret, WiringError> {
-        let binding = self.environment.secrets.get(name).ok_or_else(|| self.error(format!("secret `{name}`"), "it is not defined"))?;
-        binding.resolve(|v| (self.variables)(v)).map_err(|why| self.error(format!("secret `{name}`"), why))
+        let binding = self
+            .environment
+            .secrets
+            .get(name)
+            .ok_or_else(|| self.error(format!("secret `{name}`"), "it is not defined"))?;
+        binding
+            .resolve(|v| (self.variables)(v))
+            .map_err(|why| self.error(format!("secret `{name}`"), why))
     }
 
     async fn open(&self) -> Result<Wired, WiringError> {
-        let path = store_path(self.environment).ok_or_else(|| self.error("store", "a kind that this build doesn't know"))?;
-        let store = SqliteStore::open(&path).await.map_err(|e| self.error("store", error_chain(&e)))?;
+        let path = store_path(self.environment)
+            .ok_or_else(|| self.error("store", "a kind that this build doesn't know"))?;
+        let store = SqliteStore::open(&path)
+            .await
+            .map_err(|e| self.error("store", error_chain(&e)))?;
         let store: Arc<dyn RunStore> = Arc::new(store);
         let storages = self.storages().await?;
         let settings = Settings {
@@ -115,7 +146,9 @@ impl Wiring<'_> {
             code_root: Some(self.project.root.clone()),
             ..Settings::default()
         };
-        let mut builder = Engine::builder_shared(Arc::clone(&store)).with_settings(settings).with_expressions(Arc::new(Jinja::new()));
+        let mut builder = Engine::builder_shared(Arc::clone(&store))
+            .with_settings(settings)
+            .with_expressions(Arc::new(Jinja::new()));
         for (name, storage) in &storages {
             builder = builder.with_storage(name.clone(), Arc::clone(storage));
         }
@@ -129,15 +162,26 @@ impl Wiring<'_> {
         for (name, binding) in &self.environment.compute {
             let target = self.compute(name, binding, &path).await?;
             let capabilities = crate::ComputeTarget::capabilities(&target);
-            let missing = capabilities.missing.iter().map(|(what, why)| format!("no isolation of {what}: {why}")).collect();
+            let missing = capabilities
+                .missing
+                .iter()
+                .map(|(what, why)| format!("no isolation of {what}: {why}"))
+                .collect();
             targets.push((name.clone(), capabilities.summary.clone(), missing));
             builder = builder.with_compute(name.clone(), Arc::new(target));
         }
         for (name, notifier) in self.notifiers()? {
             builder = builder.with_notifier(name, notifier);
         }
-        let builder = builder.with_reactor(Box::new(self.reactor(&*store).await?)).with_secrets(self.secrets());
-        Ok(Wired { builder, store, storages, targets })
+        let builder = builder
+            .with_reactor(Box::new(self.reactor(&*store).await?))
+            .with_secrets(self.secrets());
+        Ok(Wired {
+            builder,
+            store,
+            storages,
+            targets,
+        })
     }
 
     async fn storages(&self) -> Result<BTreeMap<LogicalName, Arc<dyn Storage>>, WiringError> {
@@ -148,8 +192,13 @@ impl Wiring<'_> {
         Ok(storages)
     }
 
-    async fn storage(&self, name: &LogicalName, binding: &StorageBinding) -> Result<Arc<dyn Storage>, WiringError> {
-        let failed = |e: crate::StorageError| self.error(format!("storage `{name}`"), error_chain(&e));
+    async fn storage(
+        &self,
+        name: &LogicalName,
+        binding: &StorageBinding,
+    ) -> Result<Arc<dyn Storage>, WiringError> {
+        let failed =
+            |e: crate::StorageError| self.error(format!("storage `{name}`"), error_chain(&e));
         if binding.url.starts_with('/') {
             return Ok(Arc::new(LocalStorage::open(&binding.url).map_err(failed)?));
         }
@@ -157,10 +206,17 @@ impl Wiring<'_> {
         for (option, secret) in &binding.secrets {
             options.insert(option.clone(), self.secret(secret)?.expose().to_owned());
         }
-        windlass_storage::open_url(&binding.url, &options).await.map_err(failed)
+        windlass_storage::open_url(&binding.url, &options)
+            .await
+            .map_err(failed)
     }
 
-    async fn compute(&self, name: &LogicalName, binding: &ComputeBinding, store: &std::path::Path) -> Result<ProcessTarget, WiringError> {
+    async fn compute(
+        &self,
+        name: &LogicalName,
+        binding: &ComputeBinding,
+        store: &std::path::Path,
+    ) -> Result<ProcessTarget, WiringError> {
         let what = || format!("compute target `{name}`");
         let ComputeBinding::Process { capacity, isolated } = binding else {
             return Err(self.error(what(), "a kind that this build doesn't know"));
@@ -177,35 +233,65 @@ impl Wiring<'_> {
         if let Some(path) = (self.variables)("PATH") {
             builder = builder.search_path(path);
         }
-        builder.build().await.map_err(|e| self.error(what(), error_chain(&e)))
+        builder
+            .build()
+            .await
+            .map_err(|e| self.error(what(), error_chain(&e)))
     }
 
     fn notifiers(&self) -> Result<Vec<(LogicalName, Arc<dyn Notifier>)>, WiringError> {
-        self.environment.notifiers.iter().map(|(name, binding)| Ok((name.clone(), self.notifier(name, binding)?))).collect()
+        self.environment
+            .notifiers
+            .iter()
+            .map(|(name, binding)| Ok((name.clone(), self.notifier(name, binding)?)))
+            .collect()
     }
 
-    fn notifier(&self, name: &LogicalName, binding: &NotifierBinding) -> Result<Arc<dyn Notifier>, WiringError> {
+    fn notifier(
+        &self,
+        name: &LogicalName,
+        binding: &NotifierBinding,
+    ) -> Result<Arc<dyn Notifier>, WiringError> {
         match binding {
-            NotifierBinding::Log => Ok(Arc::new(LogNotifier::new().with_redactor(Arc::new(self.redactor())))),
+            NotifierBinding::Log => Ok(Arc::new(
+                LogNotifier::new().with_redactor(Arc::new(self.redactor())),
+            )),
             #[cfg(feature = "webhook")]
-            NotifierBinding::Webhook { url, signing_key, allow_private } => {
+            NotifierBinding::Webhook {
+                url,
+                signing_key,
+                allow_private,
+            } => {
                 let failed = |why: String| self.error(format!("notifier `{name}`"), why);
-                let mut webhook = crate::WebhookNotifier::builder(self.secret(url)?, Arc::new(crate::SystemClock::new()))
-                    .redactor(self.redactor())
-                    .allow_private(*allow_private);
+                let mut webhook = crate::WebhookNotifier::builder(
+                    self.secret(url)?,
+                    Arc::new(crate::SystemClock::new()),
+                )
+                .redactor(self.redactor())
+                .allow_private(*allow_private);
                 if let Some(key) = signing_key {
-                    let key = crate::SigningKey::parse(&self.secret(key)?).map_err(|e| failed(error_chain(&e)))?;
+                    let key = crate::SigningKey::parse(&self.secret(key)?)
+                        .map_err(|e| failed(error_chain(&e)))?;
                     webhook = webhook.signing_key(key);
                 }
-                Ok(Arc::new(webhook.build().map_err(|e| failed(error_chain(&e)))?))
+                Ok(Arc::new(
+                    webhook.build().map_err(|e| failed(error_chain(&e)))?,
+                ))
             }
-            _ => Err(self.error(format!("notifier `{name}`"), "a kind that this build doesn't know: turn on feature `webhook`")),
+            _ => Err(self.error(
+                format!("notifier `{name}`"),
+                "a kind that this build doesn't know: turn on feature `webhook`",
+            )),
         }
     }
 
     /// Knows every secret of the environment that can be read now.
     fn redactor(&self) -> Redactor {
-        let known = self.environment.secrets.values().filter_map(|s| s.resolve(|v| (self.variables)(v)).ok());
+        let known = self
+            .environment
+            .secrets
+            .values()
+            .filter_map(|s| s.resolve(|v| (self.variables)(v)).ok());
         Redactor::patterns().and(known)
     }
 
@@ -224,9 +310,14 @@ impl Wiring<'_> {
 
     /// Returns the lookup that steps use: each secret is read when a job needs it.
     fn secrets(&self) -> windlass_engine::SecretLookup {
-        let (bindings, variables) = (self.environment.secrets.clone(), Arc::clone(&self.variables));
+        let (bindings, variables) = (
+            self.environment.secrets.clone(),
+            Arc::clone(&self.variables),
+        );
         Arc::new(move |name| {
-            let binding = bindings.get(name).ok_or_else(|| "it is not defined in the environment".to_owned())?;
+            let binding = bindings
+                .get(name)
+                .ok_or_else(|| "it is not defined in the environment".to_owned())?;
             binding.resolve(|v| variables(v))
         })
     }

@@ -1,7 +1,6 @@
 //! What stays when a run is over: each step's state, attempts, time, CPU and memory; where the
 //! outputs are; what the steps reported.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -122,9 +121,10 @@ pub(crate) fn text(snapshot: &RunSnapshot, project: &Project) -> String {
         width(|r| &r.attempts, "attempts"),
     );
     let mut out = String::new();
-    // Writing to a string never fails.
-    let mut line =
-        |text: std::fmt::Arguments<'_>| drop(writeln!(out, "{}", text.to_string().trim_end()));
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        out.push_str(text.to_string().trim_end());
+        out.push('\n');
+    };
     line(format_args!(
         "\n{:name$}  {:11}  {:attempts$}  {:>8}  {:>7}  {:>9}",
         "step", "state", "attempts", "time", "cpu", "peak mem"

@@ -114,7 +114,7 @@ pub struct ClassRetry {
 /// How often a step is tried and how long it waits in between.
 ///
 /// A permanent failure is never retried. Infrastructure failures ([`FailureClass::is_infrastructure`])
-/// burn no attempt of the policy; [`RetryPolicy::INFRASTRUCTURE_BUDGET`] bounds them instead.
+/// burn no attempt of the policy; [`RetryPolicy::INFRASTRUCTURE_BUDGET`] bounds them instead, and the first three are made again at once.
 ///
 /// ```
 /// use windlass_core::{AttemptNo, Failure, FailureClass, RetryPolicy};
@@ -213,13 +213,11 @@ impl RetryPolicy {
         let backoff = class.backoff.unwrap_or(self.backoff);
         if failure.class.is_infrastructure() {
             let allowed = lost <= Self::INFRASTRUCTURE_BUDGET && class.max_attempts != Some(1);
-            return allowed.then(|| {
-                if lost <= 1 {
-                    Duration::ZERO
-                } else {
-                    backoff.delay(lost - 1, random)
-                }
-            });
+            // The first few come at once: the restart of a host is delay enough.
+            let delay = lost
+                .checked_sub(4)
+                .map_or(Duration::ZERO, |n| backoff.delay(n + 1, random));
+            return allowed.then_some(delay);
         }
         let max = class.max_attempts.unwrap_or(self.max_attempts);
         (burned < max).then(|| backoff.delay(burned, random))

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use windlass_core::run_store::{EventKind, RunStore};
-use windlass_core::{LogicalName, MapOver, MapSpec, Pipeline, RunState, StepState};
-use windlass_engine::{Engine, RunRequest};
-use windlass_state::SqliteStore;
+use windlass::run_store::{EventKind, RunStore};
+use windlass::{Engine, RunRequest, SqliteStore};
+use windlass::{LogicalName, MapOver, MapSpec, Pipeline, RunState, StepState};
 
 async fn open(path: &Path) -> Engine {
     Engine::builder(SqliteStore::open(path).await.unwrap())
@@ -127,7 +126,7 @@ async fn the_next_engine_goes_on_with_what_the_last_one_left() {
     let engine = loop {
         match SqliteStore::open(&path).await {
             Ok(store) => break Engine::builder(store).build().await.unwrap(),
-            Err(e) => assert_eq!(e.kind(), windlass_core::StoreErrorKind::Held, "{e}"),
+            Err(e) => assert_eq!(e.kind(), windlass::StoreErrorKind::Held, "{e}"),
         }
         tokio::task::yield_now().await;
     };
