@@ -28,6 +28,7 @@ pub mod outputs;
 mod prefixed;
 mod reserved;
 mod retry;
+mod steps;
 mod transfer;
 mod url;
 
@@ -40,5 +41,6 @@ pub use memory::MemoryStorage;
 pub use object::ObjectStorage;
 pub use prefixed::Prefixed;
 pub use retry::RetryStorage;
+pub use steps::steps;
 pub use transfer::{SourceKind, TransferOptions, TransferProgress, Transferred, transfer};
 pub use url::open_url;
