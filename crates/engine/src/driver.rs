@@ -105,6 +105,9 @@ pub(crate) struct Dirty {
     pub(crate) created: bool,
 }
 
+/// The way back to whoever asked for a run.
+pub(crate) type StartReply = oneshot::Sender<Result<Started, crate::Error>>;
+
 /// What waits for a commit.
 #[derive(Default)]
 pub(crate) struct Gate {
@@ -112,11 +115,7 @@ pub(crate) struct Gate {
     pub(crate) commands: Vec<(RunId, Command)>,
     pub(crate) events: Vec<EventRecord>,
     pub(crate) outbox: Vec<OutboxRecord>,
-    pub(crate) started: Vec<(
-        RunId,
-        RunKey,
-        oneshot::Sender<Result<Started, crate::Error>>,
-    )>,
+    pub(crate) started: Vec<(RunId, RunKey, StartReply)>,
     /// Jobs whose end is in, so that their targets may forget them.
     pub(crate) released: Vec<(LogicalName, JobHandle)>,
 }
@@ -293,7 +292,7 @@ impl Driver {
                 .into_iter()
                 .for_each(|(run, input)| self.apply(run, input)),
             Message::Deploy(pipeline) => self.deploy(pipeline),
-            Message::Start(request, reply) => self.start(*request, reply),
+            Message::Start(request, reply) => self.start(&request, reply),
             Message::Explain(run, reply) => drop(reply.send(self.explain(run))),
             Message::Look(run, reply) => drop(reply.send(self.look(run).map(Box::new))),
             Message::Submitted {

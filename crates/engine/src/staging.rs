@@ -259,7 +259,6 @@ fn file_stream(
 /// Makes the outputs of an attempt durable and lists them in its manifest.
 ///
 /// A manifest that is there already is the truth: an earlier host got that far.
-#[expect(clippy::too_many_arguments, reason = "the fields of a manifest")]
 pub(crate) async fn seal(
     storage: &dyn Storage,
     workspace: &Workspace,

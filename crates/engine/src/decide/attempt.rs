@@ -237,7 +237,7 @@ impl RunState {
                 self.finish(slot, StepState::Succeeded, at, out);
             }
             AttemptEnd::Cancelled => self.finish(slot, StepState::Cancelled, at, out),
-            AttemptEnd::Failed(failure) => self.attempt_failed(slot, failure, at, random, out),
+            AttemptEnd::Failed(failure) => self.attempt_failed(slot, &failure, at, random, out),
             AttemptEnd::Unknown(why) => self.attempt_unknown(slot, &why, at, random, out),
             _ => self.attempt_unknown(
                 slot,
@@ -263,7 +263,7 @@ impl RunState {
                 FailureClass::Lost,
                 format!("nobody can tell how it ended: {why}"),
             );
-            self.attempt_failed(slot, failure, at, random, out);
+            self.attempt_failed(slot, &failure, at, random, out);
         } else if let Some(node) = self.node_mut(slot) {
             node.state = StepState::Unknown;
             self.extras.entry(slot).or_default().failure =
@@ -276,7 +276,7 @@ impl RunState {
     fn attempt_failed(
         &mut self,
         slot: Slot,
-        failure: Failure,
+        failure: &Failure,
         at: Timestamp,
         random: u64,
         out: &mut Decision,

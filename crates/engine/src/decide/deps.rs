@@ -83,7 +83,7 @@ impl RunState {
         let mut ended = vec![first];
         while let Some(step) = ended.pop() {
             let state = self.nodes[step as usize].state;
-            let met = RunState::condition_of(state);
+            let met = Self::condition_of(state);
             for edge in graph.successors(step) {
                 let held = met.is_some_and(|c| edge.on.contains(c));
                 if self.edge_decided(edge.step, held, step, at, out) {

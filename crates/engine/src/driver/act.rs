@@ -17,8 +17,8 @@ use crate::handle::RunRequest;
 use crate::jobs::Job;
 
 impl Driver {
-    pub(super) fn act(&mut self, run: RunId, command: Command) {
-        match command {
+    pub(super) fn act(&mut self, run: RunId, command: &Command) {
+        match *command {
             Command::Launch {
                 slot,
                 attempt,
@@ -26,7 +26,7 @@ impl Driver {
             } => self.launch(run, slot, attempt, token),
             Command::Stop { slot, token } => self.stop(run, slot, token),
             Command::WakeAt { .. } | Command::TimeoutAt { .. } | Command::DeadlineAt { .. } => {
-                self.set_alarm(run, &command)
+                self.set_alarm(run, command)
             }
             Command::End { state } => self.end(run, state),
             // These are answered within the turn that decided them.
@@ -180,7 +180,7 @@ impl Driver {
             );
         }
         request.parent = Some((run, slot));
-        match self.create(request) {
+        match self.create(&request) {
             Ok(child) => {
                 self.apply(run, Input::Started { slot, token });
                 if let Some(child) = child {

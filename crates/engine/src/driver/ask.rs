@@ -20,7 +20,7 @@ use crate::state::{RunState, Stage};
 impl Driver {
     pub(super) fn start(
         &mut self,
-        request: RunRequest,
+        request: &RunRequest,
         reply: oneshot::Sender<Result<Started, Error>>,
     ) {
         if self.draining.is_some() {
@@ -44,7 +44,7 @@ impl Driver {
     }
 
     /// Makes a run that isn't started yet; `None` if the key is known to have one.
-    pub(super) fn create(&mut self, request: RunRequest) -> Result<Option<RunId>, Error> {
+    pub(super) fn create(&mut self, request: &RunRequest) -> Result<Option<RunId>, Error> {
         let key = request.run_key(&self.core.settings.environment)?;
         if self.keys.contains_key(&key) {
             return Ok(None);
@@ -136,8 +136,8 @@ impl Driver {
     }
 
     /// Answers a caller whose run is in, or whose key had one.
-    pub(super) fn started(&mut self, run: RunId, key: RunKey) -> Result<Started, Error> {
-        match self.keys.get(&key) {
+    pub(super) fn started(&self, run: RunId, key: &RunKey) -> Result<Started, Error> {
+        match self.keys.get(key) {
             Some(existing) if *existing != run => Ok(self.known(*existing)),
             _ => self
                 .runs

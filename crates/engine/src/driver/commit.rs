@@ -262,10 +262,10 @@ impl Driver {
             }
         }
         for (run, key, reply) in gate.started {
-            drop(reply.send(self.started(run, key)));
+            drop(reply.send(self.started(run, &key)));
         }
         for (run, command) in gate.commands {
-            self.act(run, command);
+            self.act(run, &command);
         }
     }
 }
