@@ -1,6 +1,9 @@
 //! Rows in memory: the same promises as a file, but for what outlives the process.
+//!
+//! A batch is looked at as a whole before the first row of it changes, so an error leaves nothing
+//! behind and no reader sees half of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -13,12 +16,18 @@ use windlass_core::{Digest, RunId, RunKey, Slot};
 #[derive(Debug, Default)]
 struct Rows {
     versions: BTreeMap<Digest, VersionRecord>,
-    runs: BTreeMap<RunId, RunRecord>,
-    keys: BTreeMap<RunKey, RunId>,
-    steps: BTreeMap<(RunId, Slot), StepRecord>,
-    attempts: BTreeMap<(RunId, Slot, u32), AttemptRecord>,
-    events: BTreeMap<(RunId, u64), EventRecord>,
+    runs: BTreeMap<RunId, RunRows>,
+    keys: HashMap<RunKey, RunId>,
     outbox: BTreeMap<String, OutboxRecord>,
+}
+
+#[derive(Debug)]
+struct RunRows {
+    run: RunRecord,
+    steps: BTreeMap<Slot, StepRecord>,
+    attempts: BTreeMap<(Slot, u32), AttemptRecord>,
+    /// The event of number `n` lies at `n - 1`.
+    events: Vec<EventRecord>,
 }
 
 /// Keeps runs in memory, for tests and throw-away runs.
@@ -44,36 +53,114 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// Returns an empty store.
+    /// Returns an empty store with a name of its own.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a store is named once, when it is made; `with_id` is for those who must repeat it"
+    )]
     #[must_use]
     pub fn new() -> Self {
+        Self::with_id(uuid::Uuid::new_v4().simple().to_string())
+    }
+
+    /// Returns an empty store of that name, for a simulation that repeats.
+    #[must_use]
+    pub fn with_id(id: impl Into<String>) -> Self {
         Self {
-            id: "memory".to_owned(),
+            id: id.into(),
             rows: Mutex::default(),
         }
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
-        // A transition is applied after all its checks, so a panic can't leave half of one.
+        // Rows change only after all checks of a batch, so a panic can't leave half of one.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What the transitions before in the same batch will have changed.
+#[derive(Debug, Default)]
+struct Ahead {
+    keys: HashMap<RunKey, RunId>,
+    /// Runs that they create or add events to, with the number of the last event.
+    runs: HashMap<RunId, (RunKey, u64)>,
+}
+
 impl Rows {
-    fn apply(&mut self, transition: Transition) -> Verdict {
+    fn holder(&self, ahead: &Ahead, key: &RunKey) -> Option<RunId> {
+        ahead.keys.get(key).or_else(|| self.keys.get(key)).copied()
+    }
+
+    /// Returns the key of a run and the number of its last event.
+    fn known(&self, ahead: &Ahead, run: RunId) -> Option<(RunKey, u64)> {
+        ahead.runs.get(&run).cloned().or_else(|| {
+            let rows = self.runs.get(&run)?;
+            Some((rows.run.key.clone(), rows.events.len() as u64))
+        })
+    }
+
+    /// Returns what will become of a transition.
+    fn check(&self, ahead: &mut Ahead, transition: &Transition) -> Result<Verdict, StoreError> {
         let taken = transition.changes.iter().find_map(|change| match change {
-            Change::CreateRun(run) => self.keys.get(&run.key).copied(),
+            Change::CreateRun(run) => self.holder(ahead, &run.key),
+            // The run of an earlier transition that was refused: so is this one.
+            Change::PutRun(run) if self.known(ahead, run.id).is_none() => {
+                self.holder(ahead, &run.key)
+            }
             _ => None,
         });
         if let Some(run) = taken {
-            return Verdict::KeyExists(run);
+            return Ok(Verdict::KeyExists(run));
         }
-        for change in transition.changes {
-            self.write(change);
+        for change in &transition.changes {
+            self.check_change(ahead, change)?;
         }
-        Verdict::Applied
+        Ok(Verdict::Applied)
     }
 
+    fn check_change(&self, ahead: &mut Ahead, change: &Change) -> Result<(), StoreError> {
+        let known = |ahead: &Ahead, run| {
+            self.known(ahead, run)
+                .ok_or_else(|| broken(format!("a row is for a run that isn't there run=`{run}`")))
+        };
+        match change {
+            Change::CreateRun(run) => {
+                if self.known(ahead, run.id).is_some() || self.holder(ahead, &run.key).is_some() {
+                    return Err(broken(format!("the run is there already run=`{}`", run.id)));
+                }
+                ahead.keys.insert(run.key.clone(), run.id);
+                ahead.runs.insert(run.id, (run.key.clone(), 0));
+            }
+            Change::PutRun(run) => {
+                if known(ahead, run.id)?.0 != run.key {
+                    return Err(broken(format!("a run keeps its key run=`{}`", run.id)));
+                }
+            }
+            Change::PutStep(step) => drop(known(ahead, step.run)?),
+            Change::PutAttempt(attempt) => drop(known(ahead, attempt.run)?),
+            Change::AppendEvent(event) => {
+                let (key, last) = known(ahead, event.run)?;
+                if event.seq != last + 1 {
+                    return Err(broken(format!(
+                        "events of a run have numbers without gaps run=`{}` expected=`{}` found=`{}`",
+                        event.run,
+                        last + 1,
+                        event.seq
+                    )));
+                }
+                ahead.runs.insert(event.run, (key, event.seq));
+            }
+            Change::PutVersion(_) | Change::AddOutbox(_) | Change::PutOutbox(_) => {}
+            other => {
+                return Err(StoreError::incompatible(format!(
+                    "this store can't keep such a change: use the release of the engine change=`{other:?}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a row that was checked.
     fn write(&mut self, change: Change) {
         match change {
             Change::PutVersion(version) => {
@@ -81,28 +168,48 @@ impl Rows {
             }
             Change::CreateRun(run) => {
                 self.keys.insert(run.key.clone(), run.id);
-                self.runs.insert(run.id, *run);
+                let rows = RunRows {
+                    run: *run,
+                    steps: BTreeMap::new(),
+                    attempts: BTreeMap::new(),
+                    events: Vec::new(),
+                };
+                self.runs.insert(rows.run.id, rows);
             }
-            Change::PutRun(run) => drop(self.runs.insert(run.id, *run)),
-            Change::PutStep(step) => drop(self.steps.insert((step.run, step.slot), *step)),
-            Change::PutAttempt(a) => {
-                drop(self.attempts.insert((a.run, a.slot, a.attempt.get()), *a))
+            Change::PutRun(run) => self.of(run.id, |rows| rows.run = *run),
+            Change::PutStep(step) => self.of(step.run, |rows| {
+                rows.steps.insert(step.slot, *step);
+            }),
+            Change::PutAttempt(a) => self.of(a.run, |rows| {
+                rows.attempts.insert((a.slot, a.attempt.get()), *a);
+            }),
+            Change::AppendEvent(event) => self.of(event.run, |rows| rows.events.push(*event)),
+            Change::AddOutbox(entry) => {
+                self.outbox.entry(entry.id.clone()).or_insert(*entry);
             }
-            Change::AppendEvent(event) => drop(self.events.insert((event.run, event.seq), *event)),
-            Change::AddOutbox(entry) => drop(self.outbox.entry(entry.id.clone()).or_insert(*entry)),
-            Change::PutOutbox(entry) => drop(self.outbox.insert(entry.id.clone(), *entry)),
-            // A kind of row that a newer contract has; the engine that writes it comes with a newer store.
+            Change::PutOutbox(entry) => {
+                self.outbox.insert(entry.id.clone(), *entry);
+            }
+            // Refused by the check.
             _ => {}
         }
     }
 
-    fn in_state(&self, state: OutboxState) -> Vec<OutboxRecord> {
-        self.outbox
-            .values()
-            .filter(|e| e.state == state)
-            .cloned()
-            .collect()
+    fn of(&mut self, run: RunId, write: impl FnOnce(&mut RunRows)) {
+        // The check has seen the run.
+        if let Some(rows) = self.runs.get_mut(&run) {
+            write(rows);
+        }
     }
+
+    fn in_state(&self, state: OutboxState) -> Vec<OutboxRecord> {
+        let entries = self.outbox.values().filter(|e| e.state == state);
+        entries.cloned().collect()
+    }
+}
+
+fn broken(message: String) -> StoreError {
+    StoreError::corrupt(message)
 }
 
 #[async_trait]
@@ -111,72 +218,70 @@ impl RunStore for MemoryStore {
         &self.id
     }
 
+    /// A batch that breaks an invariant (a row for a run that isn't there, a gap in the numbers of
+    /// events, another key for a run) is `Corrupt` and nothing of it is in; the store goes on.
+    /// A transition that puts a run which was refused before is refused with the same verdict.
     async fn commit(
         &self,
         batch: Vec<Transition>,
         _: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
         let mut rows = self.rows();
-        Ok(batch.into_iter().map(|t| rows.apply(t)).collect())
+        let mut ahead = Ahead::default();
+        let verdicts = batch.iter().map(|t| rows.check(&mut ahead, t));
+        let verdicts = verdicts.collect::<Result<Vec<_>, _>>()?;
+        for (transition, verdict) in batch.into_iter().zip(&verdicts) {
+            if *verdict == Verdict::Applied {
+                transition.changes.into_iter().for_each(|c| rows.write(c));
+            }
+        }
+        Ok(verdicts)
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
-        Ok(self.rows().runs.get(&id).cloned())
+        Ok(self.rows().runs.get(&id).map(|r| r.run.clone()))
     }
 
     async fn run_by_key(&self, key: &RunKey) -> Result<Option<RunRecord>, StoreError> {
         let rows = self.rows();
-        Ok(rows.keys.get(key).and_then(|id| rows.runs.get(id)).cloned())
+        let found = rows.keys.get(key).and_then(|id| rows.runs.get(id));
+        Ok(found.map(|r| r.run.clone()))
     }
 
     async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>, StoreError> {
-        let limit = if query.limit == 0 {
-            100
-        } else {
-            query.limit as usize
-        };
+        let limit = if query.limit == 0 { 100 } else { query.limit };
+        let (pipeline, environment) = (query.pipeline.as_ref(), query.environment.as_ref());
         let wanted = |run: &&RunRecord| {
-            query.pipeline.as_ref().is_none_or(|p| *p == run.pipeline)
-                && query
-                    .environment
-                    .as_ref()
-                    .is_none_or(|e| *e == run.environment)
-                && query.before.is_none_or(|b| run.id < b)
+            pipeline.is_none_or(|p| *p == run.pipeline)
+                && environment.is_none_or(|e| *e == run.environment)
                 && !(query.unfinished && run.state.is_final())
         };
-        Ok(self
-            .rows()
-            .runs
-            .values()
-            .rev()
-            .filter(wanted)
-            .take(limit)
-            .cloned()
-            .collect())
+        let rows = self.rows();
+        let before = query
+            .before
+            .map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let earlier = rows.runs.range((std::ops::Bound::Unbounded, before));
+        let found = earlier.rev().map(|(_, r)| &r.run).filter(wanted);
+        Ok(found.take(limit as usize).cloned().collect())
     }
 
     async fn snapshot(&self, id: RunId) -> Result<Option<RunSnapshot>, StoreError> {
         let rows = self.rows();
-        let Some(run) = rows.runs.get(&id).cloned() else {
+        let Some(of) = rows.runs.get(&id) else {
             return Ok(None);
         };
-        let version = rows.versions.get(&run.version).cloned();
+        let version = rows.versions.get(&of.run.version).cloned();
         let version = version.ok_or_else(|| {
             StoreError::corrupt(format!("the version of a run is missing run=`{id}`"))
         })?;
-        let steps = rows
-            .steps
-            .iter()
-            .filter(|((run, _), _)| *run == id)
-            .map(|(_, s)| s.clone())
-            .collect();
-        let attempts = rows
-            .attempts
-            .iter()
-            .filter(|((run, ..), _)| *run == id)
-            .map(|(_, a)| a.clone())
-            .collect();
-        Ok(Some(RunSnapshot::new(run, version, steps, attempts)))
+        let steps = of.steps.values().cloned().collect();
+        let attempts = of.attempts.values().cloned().collect();
+        Ok(Some(RunSnapshot::new(
+            of.run.clone(),
+            version,
+            steps,
+            attempts,
+        )))
     }
 
     async fn version(&self, digest: &Digest) -> Result<Option<VersionRecord>, StoreError> {
@@ -189,14 +294,11 @@ impl RunStore for MemoryStore {
         after: u64,
         limit: u32,
     ) -> Result<Vec<EventRecord>, StoreError> {
-        let from = (run, after.saturating_add(1));
-        Ok(self
-            .rows()
-            .events
-            .range(from..=(run, u64::MAX))
-            .take(limit as usize)
-            .map(|(_, e)| e.clone())
-            .collect())
+        let rows = self.rows();
+        let events = rows.runs.get(&run).map_or(&[][..], |r| &r.events);
+        let after = usize::try_from(after).unwrap_or(usize::MAX);
+        let found = events.iter().skip(after).take(limit as usize);
+        Ok(found.cloned().collect())
     }
 
     async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {

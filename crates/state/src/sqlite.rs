@@ -1,19 +1,29 @@
 //! Runs in one SQLite file: the embedded default.
 //!
-//! One thread owns the connection that writes; whatever queued while it synced goes into its next
-//! transaction, with one sync for all (group commit). Readers have connections of their own and
-//! never block it. WAL, `synchronous=FULL`, STRICT tables. Each row has its hot columns and the
-//! whole record as JSON text, so the `sqlite3` shell can read everything.
+//! One thread owns the connection that writes, and commits in groups (`write`); readers have
+//! connections of their own (`pool`) and neither wait for the writer nor hold it up. The file is in
+//! WAL mode with `synchronous=FULL`: an acknowledged [`Durability::Synced`] commit outlives a power
+//! cut as far as the disk keeps what it said it synced. All of it can be read with the `sqlite3`
+//! shell, also while an engine runs; `migrations/0001_records.sql` says what the columns mean.
 //!
-//! A failed commit is fatal: nobody can tell what a failed sync has kept, so the writer stops and
-//! says so to everybody. The file must lie on a disk of this host: locks of network file systems lie.
+//! Beside `NAME` lie `NAME-wal` and `NAME-shm`, which belong to it (a copy of `NAME` alone is no
+//! backup: use [`SqliteStore::backup`]), and `NAME.lock`, which one engine holds.
+//!
+//! This store doesn't share a file between hosts, doesn't encrypt, and never deletes a run.
 
+mod check;
+mod lock;
+mod migrate;
 mod open;
+mod pool;
 mod read;
+mod rows;
+mod versions;
 mod write;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +33,8 @@ use windlass_core::run_store::{
 };
 use windlass_core::{Digest, RunId, RunKey};
 
-use self::read::Readers;
+use self::pool::Readers;
+use self::versions::Versions;
 use self::write::Request;
 
 /// How to open a file.
@@ -36,15 +47,19 @@ use self::write::Request;
     clippy::exhaustive_structs,
     reason = "hosts write it with `..Default::default()`"
 )]
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SqliteOptions {
     /// Opens for reading only, beside an engine that may be running. Default: false.
     pub read_only: bool,
-    /// Accepts a network file system, where a crash may lose or tear what was acknowledged. Default: false.
+    /// Accepts a network file system, where a crash may lose or tear what was acknowledged, and
+    /// where a second engine may get in. Default: false.
     pub force_network_fs: bool,
 }
 
 /// Keeps runs in one SQLite file.
+///
+/// Dropping it waits until the writer has closed the file, which may copy up to some tens of MiB
+/// of log into it; [`Self::close`] waits without holding up the runtime.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -54,51 +69,63 @@ pub struct SqliteOptions {
 /// let dir = tempfile::tempdir()?;
 /// let store = SqliteStore::open(dir.path().join("runs.db")).await?;
 /// assert!(store.runs(&RunQuery::default()).await?.is_empty());
+/// store.close().await;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct SqliteStore {
     id: String,
     path: PathBuf,
+    /// `None` if it is open for reading only.
     writer: Option<Writer>,
     readers: Arc<Readers>,
-    versions: Mutex<Vec<VersionRecord>>,
+    versions: Versions,
 }
 
-#[derive(Debug)]
+/// The thread that writes, and the way to it.
 struct Writer {
-    requests: mpsc::Sender<Request>,
-    /// Held as long as the store is open; its file names the holder.
-    _lock: std::fs::File,
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    /// Why it stopped, once it did.
+    stopped: Arc<OnceLock<String>>,
 }
 
-/// Decoded versions that are kept at hand.
-const VERSIONS_KEPT: usize = 64;
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("SqliteStore");
+        shown.field("id", &self.id).field("path", &self.path);
+        shown.field("read_only", &self.writer.is_none()).finish()
+    }
+}
 
 impl SqliteStore {
-    /// Opens a file for an engine, making it if it isn't there.
+    /// Opens a file for an engine, making it and its folder if they aren't there.
+    ///
+    /// A file of an older release is upgraded, after a copy of it was put beside it as `NAME.vN.bak`.
     ///
     /// # Errors
-    /// `Held` if another engine has it open, `Incompatible` for a file of a newer release or on a
-    /// network file system, `Unavailable` or `Fatal` if it can't be read or made.
+    /// `Held` if another engine has it open, `Incompatible` for a file of a newer release, of another
+    /// program or on a network file system, `Corrupt` if it is damaged, `Unavailable` if it can't be
+    /// read or made.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the file may be made or upgraded; it isn't held.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::open_with(path, SqliteOptions::default()).await
     }
 
     /// Opens a file for reading only, beside an engine that may be running.
     ///
+    /// Its folder must be writable unless an engine runs: readers keep `NAME-shm` too.
+    ///
     /// # Errors
-    /// As [`Self::open`], but never `Held`.
+    /// As [`Self::open`], but never `Held`; `Incompatible` also for a file of an older release.
     pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::open_with(
-            path,
-            SqliteOptions {
-                read_only: true,
-                ..SqliteOptions::default()
-            },
-        )
-        .await
+        let read_only = SqliteOptions {
+            read_only: true,
+            ..SqliteOptions::default()
+        };
+        Self::open_with(path, read_only).await
     }
 
     /// Opens a file.
@@ -119,48 +146,52 @@ impl SqliteStore {
         &self.path
     }
 
-    /// Checks the file and the invariants of its rows, and returns what is wrong, each as a sentence.
-    ///
-    /// # Errors
-    /// Those of reading.
-    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        self.read(read::check).await
+    /// Closes the file and lets go of it: everything that was asked for is in.
+    pub async fn close(self) {
+        let closed = blocking(move || {
+            drop(self);
+            Ok(())
+        });
+        // It fails only if the runtime goes, and then the task has dropped the store.
+        closed.await.ok();
     }
 
-    /// Writes a consistent copy of the file while it is in use; the target must not exist.
+    /// Checks the file and what must hold between its rows, and returns what is wrong, each as a
+    /// sentence; nothing if all is well. Reads the whole file; an engine may go on meanwhile.
     ///
     /// # Errors
-    /// `Unavailable` if the copy can't be written.
+    /// `Corrupt` if it is too damaged to be checked, else those of reading.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.readers.read(check::check).await
+    }
+
+    /// Writes a consistent copy of the file, also while an engine writes.
+    ///
+    /// The copy appears at `to` whole and synced, or not at all; meanwhile it is `TO.partial`.
+    ///
+    /// # Errors
+    /// `Unavailable` if the copy can't be written, or if something is there already.
     pub async fn backup(&self, to: impl AsRef<Path>) -> Result<(), StoreError> {
         let to = to.as_ref().to_owned();
-        self.read(move |db| read::backup(db, &to)).await
+        self.readers
+            .read(move |db| migrate::copy(db, &to, false))
+            .await
     }
+}
 
-    async fn read<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let readers = Arc::clone(&self.readers);
-        blocking(move || readers.with(work)).await
-    }
-
-    fn kept_version(&self, digest: &Digest) -> Option<VersionRecord> {
-        let versions = self
-            .versions
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        versions.iter().find(|v| v.digest == *digest).cloned()
-    }
-
-    fn keep_version(&self, version: &VersionRecord) {
-        let mut versions = self
-            .versions
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if versions.len() >= VERSIONS_KEPT {
-            versions.remove(0);
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.readers.close();
+        let Some(writer) = &mut self.writer else {
+            return;
+        };
+        // The writer ends when the last sender is gone.
+        drop(writer.requests.take());
+        if let Some(thread) = writer.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(path = %self.path.display(), "the writer of the store panicked");
         }
-        versions.push(version.clone());
     }
 }
 
@@ -174,71 +205,80 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+impl Writer {
+    fn stopped(&self) -> StoreError {
+        let why = self.stopped.get().map(String::as_str);
+        write::stop_error(why.unwrap_or("its thread panicked"))
+    }
+}
+
 #[async_trait]
 impl RunStore for SqliteStore {
     fn store_id(&self) -> &str {
         &self.id
     }
 
+    /// A batch that breaks an invariant (a row for a run that isn't there, a gap in the numbers of
+    /// events, another key for a run) is `Corrupt` and nothing of it is in; the store goes on.
+    /// A transition that puts a run which was refused before is refused with the same verdict.
     async fn commit(
         &self,
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
-        let stopped = || {
-            StoreError::fatal(format!(
-                "the writer of the store has stopped path=`{}`",
-                self.path.display()
-            ))
+        let writer = self.writer.as_ref().ok_or_else(|| {
+            StoreError::held("the store is open for reading only: open it for writing to commit")
+        })?;
+        let requests = writer.requests.as_ref().ok_or_else(|| writer.stopped())?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            batch,
+            durability,
+            answer,
         };
-        let writer = self
-            .writer
-            .as_ref()
-            .ok_or_else(|| StoreError::held("the store is open for reading only"))?;
-        let (reply, answer) = oneshot::channel();
-        writer
-            .requests
-            .send(Request {
-                batch,
-                durability,
-                reply,
-            })
-            .await
-            .map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let sent = requests.send(request).await;
+        sent.map_err(|_| writer.stopped())?;
+        answered.await.map_err(|_| writer.stopped())?
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
-        self.read(move |db| read::run(db, id)).await
+        self.readers.read(move |db| read::run(db, id)).await
     }
 
     async fn run_by_key(&self, key: &RunKey) -> Result<Option<RunRecord>, StoreError> {
         let key = key.clone();
-        self.read(move |db| read::run_by_key(db, &key)).await
+        self.readers
+            .read(move |db| read::run_by_key(db, &key))
+            .await
     }
 
     async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>, StoreError> {
         let query = query.clone();
-        self.read(move |db| read::runs(db, &query)).await
+        self.readers.read(move |db| read::runs(db, &query)).await
     }
 
     async fn snapshot(&self, id: RunId) -> Result<Option<RunSnapshot>, StoreError> {
-        let Some((run, steps, attempts)) = self.read(move |db| read::rows_of_run(db, id)).await?
-        else {
+        let rows = self.readers.read(move |db| read::rows_of_run(db, id));
+        let Some((run, steps, attempts)) = rows.await? else {
             return Ok(None);
         };
-        let missing = || StoreError::corrupt(format!("the version of a run is missing run=`{id}`"));
-        let version = self.version(&run.version).await?.ok_or_else(missing)?;
+        // A version never changes, so it needn't be of the same instant.
+        let version = self.version(&run.version).await?.ok_or_else(|| {
+            StoreError::corrupt(format!("the version of a run is missing run=`{id}`"))
+        })?;
         Ok(Some(RunSnapshot::new(run, version, steps, attempts)))
     }
 
     async fn version(&self, digest: &Digest) -> Result<Option<VersionRecord>, StoreError> {
-        if let Some(version) = self.kept_version(digest) {
+        if let Some(version) = self.versions.get(digest) {
             return Ok(Some(version));
         }
         let digest = *digest;
-        let version = self.read(move |db| read::version(db, &digest)).await?;
-        version.iter().for_each(|v| self.keep_version(v));
+        let version = self.readers.read(move |db| read::version(db, &digest));
+        let version = version.await?;
+        if let Some(version) = &version {
+            self.versions.keep(version.clone());
+        }
         Ok(version)
     }
 
@@ -248,17 +288,17 @@ impl RunStore for SqliteStore {
         after: u64,
         limit: u32,
     ) -> Result<Vec<EventRecord>, StoreError> {
-        self.read(move |db| read::events(db, run, after, limit))
-            .await
+        let events = move |db: &_| read::events(db, run, after, limit);
+        self.readers.read(events).await
     }
 
     async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
-        self.read(move |db| read::outbox(db, OutboxState::Pending, limit))
-            .await
+        let pending = move |db: &_| read::outbox(db, OutboxState::Pending, limit);
+        self.readers.read(pending).await
     }
 
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
-        self.read(move |db| read::outbox(db, OutboxState::Dead, limit))
-            .await
+        let dead = move |db: &_| read::outbox(db, OutboxState::Dead, limit);
+        self.readers.read(dead).await
     }
 }

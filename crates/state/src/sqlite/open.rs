@@ -1,239 +1,234 @@
-//! Opening a file: its place, its lock, its settings, its migrations.
+//! Opening a file: its place, its lock, the settings of its connections.
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::mpsc;
 use windlass_core::run_store::StoreError;
 
-use super::read::Readers;
+use super::lock::Lock;
+use super::migrate::{self, MIGRATIONS};
+use super::pool::Readers;
+use super::versions::Versions;
 use super::{SqliteOptions, SqliteStore, Writer, write};
 
-/// Forward-only; the number of the last one is the file's `user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_records.sql")];
-
-/// Requests that may wait for the writer.
+/// Requests that may wait for the writer; more wait at the door.
 const QUEUE: usize = 1_024;
+/// How long to wait for the lock of another connection, for example a shell that writes.
+const BUSY: Duration = Duration::from_secs(10);
+/// Pages of the write-ahead log after which it is copied into the file: 16 MiB.
+const CHECKPOINT_PAGES: u32 = 4_096;
+/// Bytes that the log keeps when it is empty.
+const LOG_KEPT: u32 = 64 << 20;
+/// Statements kept by each connection.
+const STATEMENTS: usize = 64;
 
 pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, StoreError> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    if options.read_only {
-        if !path.is_file() {
-            return Err(StoreError::unavailable(format!(
-                "there is no store path=`{}`",
-                path.display()
-            )));
-        }
-    } else {
-        std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder of", path, e))?;
+    let folder = folder_of(path);
+    let cannot = |what: &str, e: std::io::Error| {
+        StoreError::unavailable(format!("can't {what} the store path=`{}`", path.display()))
+            .with_source(e)
+    };
+    if !options.read_only {
+        std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder of", e))?;
+    } else if !path.is_file() {
+        return Err(StoreError::unavailable(format!(
+            "there is no store path=`{}`",
+            path.display()
+        )));
     }
     if !options.force_network_fs {
         refuse_network_fs(folder, path)?;
     }
-    let lock = if options.read_only {
-        None
-    } else {
-        Some(lock(path)?)
-    };
-    let mut db = connect(path, options.read_only)?;
-    let id = if options.read_only {
-        check_version(&db, path).and_then(|_| store_id(&db))?
-    } else {
-        migrate(&mut db, path)?
-    };
     let readers = Arc::new(Readers::new(path.to_owned()));
-    let writer = match lock {
-        None => None,
-        Some(lock) => {
-            let (requests, received) = mpsc::channel(QUEUE);
-            let name = "windlass-store".to_owned();
-            std::thread::Builder::new()
-                .name(name)
-                .spawn(move || write::run(db, received))
-                .map_err(|e| cannot("start the writer of", path, e))?;
-            Some(Writer {
-                requests,
-                _lock: lock,
-            })
-        }
+    let (id, writer) = if options.read_only {
+        let id = readers.with(|db| {
+            migrate::version(db, path, MIGRATIONS.len())
+                .and_then(|version| complete(version, path))
+                .and_then(|()| store_id(db))
+        })?;
+        (id, None)
+    } else {
+        let lock = Lock::take(path)?;
+        let mut db = connect(path, false)?;
+        migrate::migrate(&mut db, path, MIGRATIONS, new_id)?;
+        migrate::sync_folder_of(path).map_err(|e| cannot("sync the folder of", e))?;
+        let id = store_id(&db)?;
+        let writer = start_writer(db, lock).map_err(|e| cannot("start the writer of", e))?;
+        (id, Some(writer))
     };
     Ok(SqliteStore {
         id,
         path: path.to_owned(),
         writer,
         readers,
-        versions: Mutex::default(),
+        versions: Versions::default(),
     })
 }
 
-fn cannot(
-    what: &str,
-    path: &Path,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> StoreError {
-    StoreError::unavailable(format!("can't {what} the store path=`{}`", path.display()))
-        .with_source(source)
+/// An older file is read only after its upgrade, which only an engine makes.
+fn complete(version: usize, path: &Path) -> Result<(), StoreError> {
+    if version == MIGRATIONS.len() {
+        return Ok(());
+    }
+    Err(StoreError::incompatible(format!(
+        "the store is of an older release: open it once with an engine to upgrade it path=`{}` version=`{version}`",
+        path.display()
+    )))
+}
+
+fn start_writer(db: Connection, lock: Lock) -> std::io::Result<Writer> {
+    let (requests, received) = mpsc::channel(QUEUE);
+    let stopped = Arc::new(OnceLock::new());
+    let why = Arc::clone(&stopped);
+    let thread = std::thread::Builder::new()
+        .name("windlass-store".to_owned())
+        .spawn(move || {
+            write::run(&db, received, &why);
+            // The file is closed before the lock goes.
+            drop(db);
+            drop(lock);
+        })?;
+    Ok(Writer {
+        requests: Some(requests),
+        thread: Some(thread),
+        stopped,
+    })
+}
+
+pub(super) fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// Opens a connection with the settings that every one of them needs.
 pub(super) fn connect(path: &Path, read_only: bool) -> Result<Connection, StoreError> {
-    let flags = if read_only {
+    let failed = |e| {
+        StoreError::unavailable(format!("can't open the store path=`{}`", path.display()))
+            .with_source(e)
+    };
+    let access = if read_only {
         OpenFlags::SQLITE_OPEN_READ_ONLY
     } else {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
     };
-    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let failed = |e| cannot("open", path, e);
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(failed)?;
-    db.busy_timeout(std::time::Duration::from_secs(10))
-        .map_err(failed)?;
-    db.set_prepared_statement_cache_capacity(64);
+    db.busy_timeout(BUSY).map_err(failed)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     if !read_only {
-        let mode: String = db
-            .query_row("PRAGMA journal_mode=WAL", [], |r| r.get(0))
-            .map_err(failed)?;
-        db.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;")
-            .map_err(failed)?;
-        let synchronous: i64 = db
-            .query_row("PRAGMA synchronous", [], |r| r.get(0))
-            .map_err(failed)?;
-        if mode != "wal" || synchronous != 2 {
-            return Err(StoreError::incompatible(format!(
-                "the store can't be made safe here journal_mode=`{mode}` synchronous=`{synchronous}`"
-            )));
-        }
+        make_safe(&db, path).map_err(failed)??;
     }
     Ok(db)
 }
 
-/// Takes the lock beside the file, and writes who holds it into it.
-fn lock(path: &Path) -> Result<File, StoreError> {
-    let lock_path = beside(path, "lock");
-    let failed = |e: std::io::Error| cannot("lock", path, e);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&lock_path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).ok();
-            let holder = holder.trim();
-            let who = if holder.is_empty() {
-                "another engine"
-            } else {
-                holder
-            };
-            return Err(StoreError::held(format!(
-                "the store is in use by {who} path=`{}`",
-                path.display()
-            )));
-        }
-        Err(TryLockError::Error(e)) => return Err(failed(e)),
+/// Sets what makes commits safe, and reads it back: SQLite ignores what it can't do.
+fn make_safe(db: &Connection, path: &Path) -> Result<Result<(), StoreError>, rusqlite::Error> {
+    let journal: String = db.query_row("PRAGMA journal_mode=WAL", [], |r| r.get(0))?;
+    db.execute_batch(&format!(
+        "PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF; PRAGMA cache_size=-32768; \
+         PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}; PRAGMA journal_size_limit={LOG_KEPT};"
+    ))?;
+    let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |r| r.get(0))?;
+    if journal == "wal" && synchronous == 2 {
+        return Ok(Ok(()));
     }
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let holder = format!("process {} on {}\n", std::process::id(), host.trim());
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(holder.as_bytes()))
-        .map_err(failed)?;
-    Ok(file)
+    Ok(Err(StoreError::incompatible(format!(
+        "the store can't be made safe against a power cut here path=`{}` journal_mode=`{journal}` synchronous=`{synchronous}`",
+        path.display()
+    ))))
 }
 
-fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
-}
-
-/// Refuses file systems whose locks and syncs can't be trusted; magic numbers of statfs(2).
+/// Refuses file systems whose locks and syncs can't be trusted.
+#[cfg(target_os = "linux")]
 fn refuse_network_fs(folder: &Path, path: &Path) -> Result<(), StoreError> {
-    const NETWORK: [(u32, &str); 8] = [
-        (0x6969, "nfs"),
-        (0x517b, "smb"),
-        (0xff53_4d42, "cifs"),
-        (0xfe53_4d42, "smb2"),
-        (0x0102_1997, "9p"),
-        (0x0bd0_0bd0, "lustre"),
-        (0x00c3_6400, "ceph"),
-        (0x5346_414f, "afs"),
-    ];
-    let stat = rustix::fs::statfs(folder).map_err(|e| cannot("look at the disk of", path, e))?;
-    match NETWORK
-        .iter()
-        .find(|(magic, _)| stat.f_type as u32 == *magic)
-    {
-        Some((_, name)) => Err(StoreError::incompatible(format!(
-            "the store lies on {name}, a network file system, where what was acknowledged could be lost; put it on a local disk path=`{}`",
-            path.display()
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn check_version(db: &Connection, path: &Path) -> Result<usize, StoreError> {
-    let version: i64 = db
-        .query_row("PRAGMA user_version", [], |r| r.get(0))
-        .map_err(|e| cannot("read", path, e))?;
-    let known = MIGRATIONS.len();
-    usize::try_from(version).ok().filter(|v| *v <= known).ok_or_else(|| {
-        StoreError::incompatible(format!(
-            "the store was written by a newer release of Windlass: use that one path=`{}` version=`{version}` known=`{known}`",
+    let stat = rustix::fs::statfs(folder).map_err(|e| {
+        StoreError::unavailable(format!(
+            "can't look at the disk of the store path=`{}`",
             path.display()
         ))
-    })
+        .with_source(e)
+    })?;
+    // The magic is a long that differs in sign and size between platforms; its 32 bits are the same.
+    match network_fs(stat.f_type as u32) {
+        None => Ok(()),
+        Some(name) => Err(StoreError::incompatible(format!(
+            "the store lies on {name}, where locks and syncs may not reach the disk, so a crash could lose what was acknowledged: \
+             put it on a disk of this host, or force it path=`{}`",
+            path.display()
+        ))),
+    }
 }
 
-/// Brings the file to the newest form, with a copy of it before the first change, and returns its id.
-fn migrate(db: &mut Connection, path: &Path) -> Result<String, StoreError> {
-    let version = check_version(db, path)?;
-    let failed = |e: rusqlite::Error| cannot("migrate", path, e);
-    if version > 0 && version < MIGRATIONS.len() {
-        let copy = beside(path, &format!("before-{}", MIGRATIONS.len()));
-        if !copy.exists() {
-            db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])
-                .map_err(failed)?;
-        }
-    }
-    for (number, migration) in MIGRATIONS.iter().enumerate().skip(version) {
-        let tx = db.transaction().map_err(failed)?;
-        tx.execute_batch(migration).map_err(failed)?;
-        tx.pragma_update(None, "user_version", number as i64 + 1)
-            .map_err(failed)?;
-        if number == 0 {
-            tx.execute(
-                "INSERT INTO meta (key, value) VALUES ('store_id', ?1)",
-                [new_id()],
-            )
-            .map_err(failed)?;
-        }
-        tx.commit().map_err(failed)?;
-    }
-    store_id(db)
+#[cfg(not(target_os = "linux"))]
+fn refuse_network_fs(_: &Path, _: &Path) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Names a file system by its magic number in statfs(2), if it isn't known to be of this host.
+#[cfg(target_os = "linux")]
+const fn network_fs(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "nfs",
+        0x517b => "smb",
+        0xff53_4d42 => "cifs",
+        0xfe53_4d42 => "smb2",
+        0x0102_1997 => "9p",
+        0x0bd0_0bd0 => "lustre",
+        0x00c3_6400 => "ceph",
+        0x5346_414f | 0x6b41_4653 => "afs",
+        0x7375_7245 => "coda",
+        0x564c => "ncp",
+        0x2030_5201 => "gpfs",
+        0x6573_5546 => "fuse, which may be a network file system",
+        _ => return None,
+    })
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a file is named once, when it is made"
+    reason = "a file is named once, when it is made, before there is an engine with ids"
 )]
 fn new_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
 fn store_id(db: &Connection) -> Result<String, StoreError> {
-    db.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |r| {
-        r.get(0)
-    })
-    .map_err(|e| StoreError::corrupt("the store has no id").with_source(e))
+    let sql = "SELECT value FROM meta WHERE key = 'store_id'";
+    db.query_row(sql, [], |r| r.get(0))
+        .map_err(|e| StoreError::corrupt("the store has no id").with_source(e))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_magic() {
+        for (magic, name) in [(0x6969, "nfs"), (0xff53_4d42, "cifs"), (0x517b, "smb")] {
+            assert_eq!(network_fs(magic), Some(name));
+        }
+        for local in [0xef53, 0x9123_683e, 0x5846_5342, 0x0102_1994, 0x794c_7630] {
+            assert_eq!(
+                network_fs(local),
+                None,
+                "ext4, btrfs, xfs, tmpfs and overlay are local"
+            );
+        }
+    }
+
+    #[test]
+    fn a_writer_is_synced_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = connect(&dir.path().join("a.db"), false).unwrap();
+        let level: i64 = db
+            .query_row("PRAGMA synchronous", [], |r| r.get(0))
+            .unwrap();
+        let mode: String = db
+            .query_row("PRAGMA journal_mode", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!((level, mode.as_str()), (2, "wal"));
+    }
 }

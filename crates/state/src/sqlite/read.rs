@@ -1,153 +1,280 @@
-//! What readers ask, on connections of their own.
+//! What readers ask, and how rows become records.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::types::{FromSqlError, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use windlass_core::run_store::{
     AttemptRecord, EventKind, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord,
     StepRecord, StoreError, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Timestamp};
+use windlass_core::{
+    AttemptNo, Digest, FencingToken, Json, LogicalName, RunId, RunKey, RunState, Slot, StepOutput,
+    StepState, Timestamp,
+};
 
-use super::open::connect;
-use super::write::outbox_code;
+use super::rows::outbox_code;
 
-/// Connections for reading, made when they are needed and kept for the next reader.
-#[derive(Debug)]
-pub(super) struct Readers {
-    path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-}
+type Read<T> = Result<T, rusqlite::Error>;
 
-/// Connections that are kept when nobody reads.
-const IDLE: usize = 4;
-
-impl Readers {
-    pub(super) const fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            idle: Mutex::new(Vec::new()),
-        }
-    }
-
-    pub(super) fn with<T>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().pop();
-        let db = match kept {
-            Some(db) => db,
-            None => connect(&self.path, true)?,
-        };
-        let done = work(&db);
-        let mut idle = idle();
-        if idle.len() < IDLE {
-            idle.push(db);
-        }
-        done
-    }
-}
-
+/// A row that can't be read is an error of SQLite's conversions; anything else is of the file.
 fn failed(e: rusqlite::Error) -> StoreError {
-    StoreError::unavailable("the store can't be read").with_source(e)
+    match e {
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..) => {
+            StoreError::corrupt("a row can't be read: the file is damaged, restore a copy")
+                .with_source(e)
+        }
+        _ => match e.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                StoreError::corrupt("the file is damaged: restore a copy").with_source(e)
+            }
+            _ => StoreError::unavailable("the store can't be read").with_source(e),
+        },
+    }
 }
 
-fn decode<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|e| {
-        StoreError::corrupt(format!("a row can't be read table=`{what}`")).with_source(e)
+fn wrong(e: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    FromSqlError::Other(Box::new(e)).into()
+}
+
+fn rows<T>(
+    db: &Connection,
+    sql: &str,
+    args: impl Params,
+    read: impl FnMut(&Row<'_>) -> Read<T>,
+) -> Result<Vec<T>, StoreError> {
+    let all =
+        |mut statement: rusqlite::CachedStatement<'_>| statement.query_map(args, read)?.collect();
+    db.prepare_cached(sql).and_then(all).map_err(failed)
+}
+
+fn row<T>(
+    db: &Connection,
+    sql: &str,
+    args: impl Params,
+    read: impl FnOnce(&Row<'_>) -> Read<T>,
+) -> Result<Option<T>, StoreError> {
+    db.prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row(args, read).optional())
+        .map_err(failed)
+}
+
+fn at(row: &Row<'_>, column: usize) -> Read<Option<Timestamp>> {
+    Ok(row
+        .get::<_, Option<i64>>(column)?
+        .map(Timestamp::from_micros))
+}
+
+/// Returns the bytes of a text or blob; `None` for null.
+fn bytes<'r>(row: &'r Row<'_>, column: usize) -> Read<Option<&'r [u8]>> {
+    let value = row.get_ref(column)?;
+    value.as_bytes_or_null().map_err(Into::into)
+}
+
+fn parse<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Read<Option<T>> {
+    let parsed = bytes(row, column)?.map(serde_json::from_slice);
+    parsed.transpose().map_err(wrong)
+}
+
+/// Reads JSON as it was written, byte for byte.
+fn raw(row: &Row<'_>, column: usize) -> Read<Option<Json>> {
+    let text = bytes(row, column)?.filter(|t| !t.is_empty());
+    let value = text.map(|t| Json::of(serde_json::from_slice::<&RawValue>(t)?));
+    value.transpose().map_err(wrong)
+}
+
+fn name<T>(row: &Row<'_>, column: usize) -> Read<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get_ref(column)?.as_str()?.parse().map_err(wrong)
+}
+
+fn name_or_null(row: &Row<'_>, column: usize) -> Read<Option<LogicalName>> {
+    let text = row.get_ref(column)?.as_str_or_null()?;
+    text.map(LogicalName::new).transpose().map_err(wrong)
+}
+
+pub(super) fn run_id(value: ValueRef<'_>) -> Read<RunId> {
+    let bytes = uuid::Uuid::from_slice(value.as_blob()?).map_err(wrong)?;
+    Ok(RunId::from_uuid(bytes))
+}
+
+fn digest(value: ValueRef<'_>) -> Read<Digest> {
+    let bytes = value.as_blob()?.try_into().map_err(wrong)?;
+    Ok(Digest::from_bytes(bytes))
+}
+
+/// A code that no state has.
+#[derive(Debug, thiserror::Error)]
+#[error("no state has code=`{0}`")]
+struct NoState(u8);
+
+fn slot(row: &Row<'_>, column: usize) -> Read<Slot> {
+    let item: i64 = row.get(column + 1)?;
+    Ok(Slot {
+        step: row.get(column)?,
+        item: if item < 0 {
+            None
+        } else {
+            Some(u32::try_from(item).map_err(wrong)?)
+        },
     })
 }
 
-/// Reads the records that a query yields in its first column.
-fn records<T: DeserializeOwned>(
-    db: &Connection,
-    what: &str,
-    sql: &str,
-    args: impl rusqlite::Params,
-) -> Result<Vec<T>, StoreError> {
-    let mut statement = db.prepare_cached(sql).map_err(failed)?;
-    let mut rows = statement.query(args).map_err(failed)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().map_err(failed)? {
-        let text = row
-            .get_ref(0)
-            .and_then(|v| v.as_str().map_err(Into::into))
-            .map_err(failed)?;
-        found.push(decode(text, what)?);
+const RUN: &str = "run.no, id, run_key, pipeline, version, environment, date, params, created_at, \
+    state, cancel_requested, started_at, ended_at, next_token, next_seq, reason, \
+    parent, parent_step, parent_item, pipeline_commit, code_commit";
+
+fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
+    let mut run = RunRecord::new(
+        run_id(row.get_ref(1)?)?,
+        name(row, 2)?,
+        name(row, 3)?,
+        digest(row.get_ref(4)?)?,
+        name(row, 5)?,
+        name(row, 6)?,
+        raw(row, 7)?.unwrap_or_default(),
+        Timestamp::from_micros(row.get(8)?),
+    );
+    let state = row.get(9)?;
+    run.state = RunState::from_code(state).ok_or_else(|| wrong(NoState(state)))?;
+    run.cancel_requested = row.get(10)?;
+    run.started_at = at(row, 11)?;
+    run.ended_at = at(row, 12)?;
+    run.next_token = FencingToken::new(row.get::<_, i64>(13)?.cast_unsigned());
+    run.next_seq = row.get::<_, i64>(14)?.cast_unsigned();
+    run.reason = row.get(15)?;
+    if row.get_ref(16)? != ValueRef::Null {
+        run.parent = Some((run_id(row.get_ref(16)?)?, slot(row, 17)?));
     }
-    Ok(found)
+    run.pipeline_commit = row.get(19)?;
+    run.code_commit = row.get(20)?;
+    Ok((row.get(0)?, run))
+}
+
+fn find_run(
+    db: &Connection,
+    by: &str,
+    key: impl rusqlite::ToSql,
+) -> Result<Option<(i64, RunRecord)>, StoreError> {
+    let sql = format!("SELECT {RUN} FROM run JOIN run_state ON run = no WHERE {by} = ?1");
+    row(db, &sql, [key], run_row)
 }
 
 pub(super) fn run(db: &Connection, id: RunId) -> Result<Option<RunRecord>, StoreError> {
-    Ok(records(
-        db,
-        "run",
-        "SELECT record FROM run WHERE id = ?1",
-        [id.as_uuid().as_bytes()],
-    )?
-    .pop())
+    Ok(find_run(db, "id", id.as_uuid().as_bytes())?.map(|(_, run)| run))
 }
 
 pub(super) fn run_by_key(db: &Connection, key: &RunKey) -> Result<Option<RunRecord>, StoreError> {
-    Ok(records(
-        db,
-        "run",
-        "SELECT record FROM run WHERE run_key = ?1",
-        [key.as_str()],
-    )?
-    .pop())
+    Ok(find_run(db, "run_key", key.as_str())?.map(|(_, run)| run))
+}
+
+/// Returns a run's number, itself, and the number of its last event.
+pub(super) fn run_for_writing(
+    db: &Connection,
+    id: RunId,
+) -> Result<Option<(i64, RunRecord, u64)>, StoreError> {
+    let Some((no, run)) = find_run(db, "id", id.as_uuid().as_bytes())? else {
+        return Ok(None);
+    };
+    let sql = "SELECT last FROM event WHERE run = ?1 ORDER BY last DESC LIMIT 1";
+    let last: Option<i64> = row(db, sql, [no], |r| r.get(0))?;
+    Ok(Some((no, run, last.unwrap_or(0).cast_unsigned())))
 }
 
 pub(super) fn runs(db: &Connection, query: &RunQuery) -> Result<Vec<RunRecord>, StoreError> {
     let limit = if query.limit == 0 { 100 } else { query.limit };
-    let before = query.before.map(|b| b.as_uuid().as_bytes().to_vec());
-    let pipeline = query.pipeline.as_ref().map(AsRef::as_ref);
-    let environment: Option<&str> = query.environment.as_ref().map(AsRef::as_ref);
-    // Each question has an index of its own: unfinished runs, a pipeline's runs, all runs by id.
-    let by = match (query.unfinished, pipeline) {
+    // Longer than an id, and larger than all of them.
+    let mut before = vec![0xff; 17];
+    if let Some(id) = query.before {
+        before = id.as_uuid().as_bytes().to_vec();
+    }
+    let pipeline = query.pipeline.as_ref().map(AsRef::<str>::as_ref);
+    let environment = query.environment.as_ref().map(AsRef::<str>::as_ref);
+    // CROSS JOIN fixes the order of the loops: the table that the index narrows comes first.
+    let from = match (query.unfinished, pipeline) {
         (true, _) => {
-            "run INDEXED BY run_unfinished WHERE finished = 0 AND (?1 IS NULL OR pipeline = ?1)"
+            "run_state INDEXED BY run_unfinished CROSS JOIN run ON no = run WHERE state < 3 AND (?1 IS NULL OR pipeline = ?1)"
         }
-        (false, Some(_)) => "run WHERE pipeline = ?1",
-        (false, None) => "run WHERE ?1 IS NULL",
+        (false, Some(_)) => "run CROSS JOIN run_state ON run = no WHERE pipeline = ?1",
+        (false, None) => "run CROSS JOIN run_state ON run = no WHERE ?1 IS NULL",
     };
     let sql = format!(
-        "SELECT record FROM {by} AND (?2 IS NULL OR environment = ?2) AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4"
+        "SELECT {RUN} FROM {from} AND (?2 IS NULL OR environment = ?2) AND id < ?3 ORDER BY id DESC LIMIT ?4"
     );
-    let pipeline: Option<&str> = pipeline;
-    records(
+    rows(
         db,
-        "run",
         &sql,
         params![pipeline, environment, before, limit],
+        |r| Ok(run_row(r)?.1),
     )
 }
 
 type RunRows = (RunRecord, Vec<StepRecord>, Vec<AttemptRecord>);
 
+/// Returns a run with its steps and attempts, all as of one instant.
 pub(super) fn rows_of_run(db: &Connection, id: RunId) -> Result<Option<RunRows>, StoreError> {
-    // One transaction, so that the rows are of one instant.
     let tx = db.unchecked_transaction().map_err(failed)?;
-    let Some(run) = run(&tx, id)? else {
+    let Some((no, run)) = find_run(&tx, "id", id.as_uuid().as_bytes())? else {
         return Ok(None);
     };
-    let key = [id.as_uuid().as_bytes()];
-    let steps = records(
-        &tx,
-        "step",
-        "SELECT record FROM step WHERE run = ?1 ORDER BY step, item",
-        key,
-    )?;
-    let attempts = records(
-        &tx,
-        "attempt",
-        "SELECT record FROM attempt WHERE run = ?1 ORDER BY step, item, attempt",
-        key,
-    )?;
+    let sql = "SELECT step, item, state, attempt, burned, lost, out_of_memory, ready_at, wake_at, ended_at, \
+        failure, skip, items, value, artifacts FROM step WHERE run = ?1 ORDER BY step, item";
+    let steps = rows(&tx, sql, [no], |r| step_row(id, r))?;
+    let sql = "SELECT step, item, attempt, token, host, target, pool, launched_at, started_at, ended_at, \
+        ending, handle, resources, usage, logs, degraded FROM attempt WHERE run = ?1 ORDER BY step, item, attempt";
+    let attempts = rows(&tx, sql, [no], |r| attempt_row(id, r))?;
     Ok(Some((run, steps, attempts)))
+}
+
+fn step_row(run: RunId, row: &Row<'_>) -> Read<StepRecord> {
+    let mut step = StepRecord::new(run, slot(row, 0)?);
+    let state = row.get(2)?;
+    step.state = StepState::from_code(state).ok_or_else(|| wrong(NoState(state)))?;
+    step.attempt = AttemptNo::new(row.get(3)?);
+    step.burned = row.get(4)?;
+    step.lost = row.get(5)?;
+    step.out_of_memory = row.get(6)?;
+    step.ready_at = at(row, 7)?;
+    step.wake_at = at(row, 8)?;
+    step.ended_at = at(row, 9)?;
+    step.failure = parse(row, 10)?;
+    step.skip = parse(row, 11)?;
+    if row.get_ref(12)? != ValueRef::Null {
+        step.items = Some(raw(row, 12)?.unwrap_or_default());
+    }
+    if let Some(artifacts) = parse(row, 14)? {
+        let mut output = StepOutput::of(raw(row, 13)?.unwrap_or_default());
+        output.artifacts = artifacts;
+        step.output = Some(output);
+    }
+    Ok(step)
+}
+
+fn attempt_row(run: RunId, row: &Row<'_>) -> Read<AttemptRecord> {
+    let mut attempt = AttemptRecord::new(
+        run,
+        slot(row, 0)?,
+        AttemptNo::new(row.get(2)?),
+        FencingToken::new(row.get::<_, i64>(3)?.cast_unsigned()),
+        row.get(4)?,
+        Timestamp::from_micros(row.get(7)?),
+    );
+    attempt.target = name_or_null(row, 5)?;
+    attempt.pool = name_or_null(row, 6)?;
+    attempt.started_at = at(row, 8)?;
+    attempt.ended_at = at(row, 9)?;
+    attempt.end = parse(row, 10)?;
+    attempt.handle = parse(row, 11)?;
+    attempt.resources = parse(row, 12)?.unwrap_or_default();
+    attempt.usage = parse(row, 13)?;
+    attempt.logs = parse(row, 14)?;
+    attempt.degraded = parse(row, 15)?.unwrap_or_default();
+    Ok(attempt)
 }
 
 pub(super) fn version(
@@ -155,19 +282,11 @@ pub(super) fn version(
     digest: &Digest,
 ) -> Result<Option<VersionRecord>, StoreError> {
     let sql = "SELECT spec, created_at FROM pipeline_version WHERE digest = ?1";
-    let read = |r: &Row<'_>| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?));
-    let found = db
-        .query_row(sql, [digest.as_bytes()], read)
-        .optional()
-        .map_err(failed)?;
-    let Some((spec, created_at)) = found else {
-        return Ok(None);
-    };
-    Ok(Some(VersionRecord::new(
-        *digest,
-        decode(&spec, "pipeline_version")?,
-        Timestamp::from_micros(created_at),
-    )))
+    row(db, sql, [digest.as_bytes()], |r| {
+        let spec = serde_json::from_slice(r.get_ref(0)?.as_bytes()?).map_err(wrong)?;
+        let created_at = Timestamp::from_micros(r.get(1)?);
+        Ok(VersionRecord::new(*digest, spec, created_at))
+    })
 }
 
 pub(super) fn events(
@@ -176,30 +295,25 @@ pub(super) fn events(
     after: u64,
     limit: u32,
 ) -> Result<Vec<EventRecord>, StoreError> {
-    let sql = "SELECT seq, at, body FROM event WHERE run = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-    let mut statement = db.prepare_cached(sql).map_err(failed)?;
-    let after = i64::try_from(after).unwrap_or(i64::MAX);
-    let mut rows = statement
-        .query(params![run.as_uuid().as_bytes(), after, limit])
-        .map_err(failed)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().map_err(failed)? {
-        let read = || {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, String>(2)?,
-            ))
-        };
-        let (seq, at, body) = read().map_err(failed)?;
-        let kind: EventKind = decode(&body, "event")?;
-        found.push(EventRecord::new(
-            run,
-            seq as u64,
-            Timestamp::from_micros(at),
-            kind,
-        ));
-    }
+    let sql = "SELECT last, body FROM event WHERE run = (SELECT no FROM run WHERE id = ?1) AND last > ?2 ORDER BY last";
+    let (limit, mut found) = (limit as usize, Vec::new());
+    let after_bits = i64::try_from(after).unwrap_or(i64::MAX);
+    let mut read = || -> Read<()> {
+        let mut statement = db.prepare_cached(sql)?;
+        let mut rows = statement.query(params![run.as_uuid().as_bytes(), after_bits])?;
+        while found.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let last = row.get::<_, i64>(0)?.cast_unsigned();
+            let body: Vec<(Timestamp, EventKind)> = parse(row, 1)?.unwrap_or_default();
+            let first = last.saturating_sub(body.len() as u64) + 1;
+            let numbered = (first..).zip(body).filter(|(seq, _)| *seq > after);
+            let records = numbered.map(|(seq, (at, kind))| EventRecord::new(run, seq, at, kind));
+            found.extend(records.take(limit - found.len()));
+        }
+        Ok(())
+    };
+    read().map_err(failed)?;
     Ok(found)
 }
 
@@ -208,45 +322,26 @@ pub(super) fn outbox(
     state: OutboxState,
     limit: u32,
 ) -> Result<Vec<OutboxRecord>, StoreError> {
-    let order = if state == OutboxState::Dead {
-        "at DESC, id DESC"
-    } else {
-        "next_at, id"
+    // The state is written out, so that SQLite sees which partial index holds the rows.
+    let (code, order) = match state {
+        OutboxState::Dead => (outbox_code(OutboxState::Dead), "at DESC, id DESC"),
+        other => (outbox_code(other), "next_at, id"),
+    };
+    let Some(code) = code else {
+        return Ok(Vec::new());
     };
     let sql = format!(
-        "SELECT record FROM outbox WHERE state = ?1 AND state <> 1 ORDER BY {order} LIMIT ?2"
+        "SELECT id, notifier, notification, tries, next_at, last_error, external_id FROM outbox WHERE state = {code} ORDER BY {order} LIMIT ?1"
     );
-    records(db, "outbox", &sql, params![outbox_code(state), limit])
-}
-
-pub(super) fn check(db: &Connection) -> Result<Vec<String>, StoreError> {
-    let texts = |sql: &str| -> Result<Vec<String>, StoreError> {
-        let mut statement = db.prepare(sql).map_err(failed)?;
-        let rows = statement.query_map([], |r| r.get(0)).map_err(failed)?;
-        rows.collect::<Result<_, _>>().map_err(failed)
-    };
-    let mut wrong = texts("PRAGMA integrity_check")?;
-    wrong.retain(|line| line != "ok");
-    for (table, what) in [
-        ("step", "a step"),
-        ("attempt", "an attempt"),
-        ("event", "an event"),
-    ] {
-        let sql = format!(
-            "SELECT DISTINCT '{what} has no run ' || hex(run) FROM {table} WHERE run NOT IN (SELECT id FROM run)"
-        );
-        wrong.extend(texts(&sql)?);
-    }
-    wrong.extend(texts("SELECT 'the events of run ' || hex(run) || ' have a gap' FROM event GROUP BY run HAVING max(seq) <> count(*)")?);
-    wrong.extend(texts("SELECT 'run ' || hex(id) || ' has no version' FROM run WHERE unhex(json_extract(record, '$.version')) NOT IN (SELECT digest FROM pipeline_version)")?);
-    Ok(wrong)
-}
-
-pub(super) fn backup(db: &Connection, to: &Path) -> Result<(), StoreError> {
-    db.execute("VACUUM INTO ?1", [to.to_string_lossy()])
-        .map(drop)
-        .map_err(|e| {
-            StoreError::unavailable(format!("the copy can't be written path=`{}`", to.display()))
-                .with_source(e)
-        })
+    rows(db, &sql, [limit], |r| {
+        let notification = serde_json::from_slice(r.get_ref(2)?.as_bytes()?).map_err(wrong)?;
+        let mut entry = OutboxRecord::new(name(r, 1)?, notification);
+        entry.id = r.get(0)?;
+        entry.state = state;
+        entry.tries = r.get(3)?;
+        entry.next_at = Timestamp::from_micros(r.get(4)?);
+        entry.last_error = r.get(5)?;
+        entry.external_id = r.get(6)?;
+        Ok(entry)
+    })
 }

@@ -1,212 +1,233 @@
-//! The thread that writes.
+//! The thread that writes: group commit.
+//!
+//! It takes what queued while it synced the group before, up to a bound, writes all of it in one
+//! transaction with one sync, and then tells everybody. When nothing queues it waits for nothing:
+//! a single caller pays one sync a commit and no delay.
+//!
+//! A request that breaks an invariant fails alone: its group is rolled back and written again
+//! without it. Any other failure ends the writer, because after a failed sync nobody can tell what
+//! the disk has kept, and a second sync of the same file may say that all is well.
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::OnceLock;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
-use windlass_core::run_store::{
-    Change, Durability, OutboxState, RunRecord, StoreError, Transition, Verdict,
-};
-use windlass_core::{RunId, Slot, error_chain};
+use windlass_core::error_chain;
+use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
 
-/// Transitions that go into one transaction at most.
-const MAX_BATCH: usize = 8_192;
+use super::rows::{Refused, Tables};
+
+/// Transitions that go into one transaction, unless one request has more.
+const MAX_TRANSITIONS: usize = 4_096;
+/// Bytes that go into one transaction, about, unless one request has more.
+const MAX_BYTES: usize = 8 << 20;
+
+type Answer = Result<Vec<Verdict>, StoreError>;
 
 /// A commit that somebody waits for.
+#[derive(Debug)]
 pub(super) struct Request {
     pub(super) batch: Vec<Transition>,
     pub(super) durability: Durability,
-    pub(super) reply: oneshot::Sender<Result<Vec<Verdict>, StoreError>>,
+    pub(super) answer: oneshot::Sender<Answer>,
 }
 
-/// Writes until the last sender is gone or a commit fails.
-pub(super) fn run(mut db: Connection, mut requests: mpsc::Receiver<Request>) {
-    while let Some(first) = requests.blocking_recv() {
-        let mut size = first.batch.len();
-        let mut group = vec![first];
-        while size < MAX_BATCH
-            && let Ok(next) = requests.try_recv()
-        {
-            size += next.batch.len();
-            group.push(next);
-        }
-        match commit(&mut db, &group) {
-            Ok(verdicts) => {
-                for (request, verdicts) in group.into_iter().zip(verdicts) {
-                    // Whoever asked may have stopped waiting; the rows are in all the same.
-                    request.reply.send(Ok(verdicts)).ok();
-                }
-            }
-            Err(error) => {
-                let message = format!(
-                    "a commit failed and the store stopped: {}",
-                    error_chain(&error)
-                );
-                tracing::error!("{message}");
-                for request in group {
-                    request
-                        .reply
-                        .send(Err(StoreError::fatal(message.clone())))
-                        .ok();
-                }
-                return;
-            }
-        }
+impl Request {
+    fn answer(self, answer: Answer) {
+        // Whoever asked may have stopped waiting.
+        drop(self.answer.send(answer));
+    }
+
+    fn bytes(&self) -> usize {
+        let changes = self.batch.iter().flat_map(|t| &t.changes);
+        changes.map(bytes).sum()
     }
 }
 
-fn commit(db: &mut Connection, group: &[Request]) -> Result<Vec<Vec<Verdict>>, rusqlite::Error> {
-    let synced = group.iter().any(|r| r.durability == Durability::Synced);
-    if !synced {
-        db.execute_batch("PRAGMA synchronous=NORMAL")?;
-    }
-    let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let mut verdicts = Vec::with_capacity(group.len());
-    let mut text = Vec::new();
-    for request in group {
-        let each = request
-            .batch
-            .iter()
-            .map(|t| apply(&tx, t, &mut text))
-            .collect::<Result<Vec<_>, _>>()?;
-        verdicts.push(each);
-    }
-    tx.commit()?;
-    if !synced {
-        db.execute_batch("PRAGMA synchronous=FULL")?;
-    }
-    Ok(verdicts)
-}
-
-/// Checks first, then writes: a refused transition leaves nothing behind.
-fn apply(
-    db: &Connection,
-    transition: &Transition,
-    text: &mut Vec<u8>,
-) -> Result<Verdict, rusqlite::Error> {
-    for change in &transition.changes {
-        if let Change::CreateRun(run) = change
-            && let Some(id) = holder_of(db, run)?
-        {
-            return Ok(Verdict::KeyExists(id));
-        }
-    }
-    for change in &transition.changes {
-        write(db, change, text)?;
-    }
-    Ok(Verdict::Applied)
-}
-
-fn holder_of(db: &Connection, run: &RunRecord) -> Result<Option<RunId>, rusqlite::Error> {
-    let mut find = db.prepare_cached("SELECT id FROM run WHERE run_key = ?1")?;
-    let id: Option<[u8; 16]> = find
-        .query_row([run.key.as_str()], |r| r.get(0))
-        .optional()?;
-    Ok(id.map(|id| RunId::from_uuid(uuid::Uuid::from_bytes(id))))
-}
-
-pub(super) fn item_of(slot: Slot) -> i64 {
-    slot.item.map_or(-1, i64::from)
-}
-
-pub(super) const fn outbox_code(state: OutboxState) -> i64 {
-    match state {
-        OutboxState::Pending => 0,
-        OutboxState::Delivered => 1,
-        _ => 2,
-    }
-}
-
-/// Writes a record as JSON into `text` and returns it.
-fn json<'a, T: serde::Serialize>(
-    record: &T,
-    text: &'a mut Vec<u8>,
-) -> Result<&'a str, rusqlite::Error> {
-    text.clear();
-    serde_json::to_writer(&mut *text, record)
-        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-    std::str::from_utf8(text).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
-}
-
-fn write(db: &Connection, change: &Change, text: &mut Vec<u8>) -> Result<(), rusqlite::Error> {
-    match change {
-        Change::PutVersion(version) => {
-            let sql = "INSERT OR IGNORE INTO pipeline_version (digest, name, created_at, spec) VALUES (?1, ?2, ?3, ?4)";
-            let spec = json(Arc::as_ref(&version.spec), text)?;
-            db.prepare_cached(sql)?.execute(params![
-                version.digest.as_bytes(),
-                version.spec.name.as_str(),
-                version.created_at.as_micros(),
-                spec
-            ])?;
-        }
-        Change::CreateRun(run) | Change::PutRun(run) => {
-            let sql = "INSERT INTO run (id, run_key, pipeline, environment, finished, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                       ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, record = excluded.record";
-            let record = json(run, text)?;
-            let row = params![
-                run.id.as_uuid().as_bytes(),
-                run.key.as_str(),
-                run.pipeline.as_str(),
-                run.environment.as_str(),
-                run.state.is_final(),
-                record
-            ];
-            db.prepare_cached(sql)?.execute(row)?;
-        }
+/// About as many bytes as a change writes: the small columns, and what may be large.
+fn bytes(change: &Change) -> usize {
+    256 + match change {
+        Change::PutVersion(v) => 512 * v.spec.all_steps().count(),
+        Change::CreateRun(run) | Change::PutRun(run) => run.params.bytes().len(),
         Change::PutStep(step) => {
-            let sql = "INSERT OR REPLACE INTO step (run, step, item, state, record) VALUES (?1, ?2, ?3, ?4, ?5)";
-            let record = json(step, text)?;
-            let row = params![
-                step.run.as_uuid().as_bytes(),
-                step.slot.step,
-                item_of(step.slot),
-                step.state.code(),
-                record
-            ];
-            db.prepare_cached(sql)?.execute(row)?;
+            let items = step.items.as_ref().map_or(0, |i| i.bytes().len());
+            items + step.output.as_ref().map_or(0, |o| o.value.bytes().len())
         }
-        Change::PutAttempt(a) => {
-            let sql = "INSERT OR REPLACE INTO attempt (run, step, item, attempt, ended, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-            let record = json(a, text)?;
-            let row = params![
-                a.run.as_uuid().as_bytes(),
-                a.slot.step,
-                item_of(a.slot),
-                a.attempt.get(),
-                a.end.is_some(),
-                record
-            ];
-            db.prepare_cached(sql)?.execute(row)?;
-        }
-        Change::AppendEvent(event) => {
-            let sql = "INSERT INTO event (run, seq, at, body) VALUES (?1, ?2, ?3, ?4)";
-            let body = json(&event.kind, text)?;
-            db.prepare_cached(sql)?.execute(params![
-                event.run.as_uuid().as_bytes(),
-                event.seq as i64,
-                event.at.as_micros(),
-                body
-            ])?;
-        }
-        Change::AddOutbox(entry) | Change::PutOutbox(entry) => {
-            let sql = if matches!(change, Change::AddOutbox(_)) {
-                "INSERT OR IGNORE INTO outbox (id, state, at, next_at, record) VALUES (?1, ?2, ?3, ?4, ?5)"
-            } else {
-                "INSERT OR REPLACE INTO outbox (id, state, at, next_at, record) VALUES (?1, ?2, ?3, ?4, ?5)"
-            };
-            let record = json(entry, text)?;
-            let row = params![
-                entry.id,
-                outbox_code(entry.state),
-                entry.notification.at.as_micros(),
-                entry.next_at.as_micros(),
-                record
-            ];
-            db.prepare_cached(sql)?.execute(row)?;
-        }
-        // A kind of row that a newer contract has; the engine that writes it comes with a newer store.
-        _ => {}
+        _ => 0,
     }
-    Ok(())
+}
+
+/// Writes until the last sender is gone or a commit fails; then `stopped` says why.
+pub(super) fn run(
+    db: &Connection,
+    mut requests: mpsc::Receiver<Request>,
+    stopped: &OnceLock<String>,
+) {
+    let mut group = Vec::new();
+    let end = Writer::new(db)
+        .map_err(Failed::from)
+        .and_then(|mut writer| {
+            while let Some(first) = requests.blocking_recv() {
+                drain(first, &mut requests, &mut group);
+                writer.write(&mut group)?;
+            }
+            Ok(())
+        });
+    if let Err(Failed(error)) = end {
+        let why = error_chain(&error);
+        tracing::error!(error = why, "a commit failed and the store stopped writing");
+        let why = stopped.get_or_init(|| why);
+        for request in group {
+            request.answer(Err(stop_error(why)));
+        }
+        requests.close();
+        while let Some(request) = requests.blocking_recv() {
+            request.answer(Err(stop_error(why)));
+        }
+    }
+}
+
+/// Returns what every commit after a failed one is told.
+pub(super) fn stop_error(why: &str) -> StoreError {
+    StoreError::fatal(format!(
+        "the store stopped writing, because a commit failed and what is on the disk is uncertain: free or repair the disk and open the store again cause=`{why}`"
+    ))
+}
+
+fn drain(first: Request, requests: &mut mpsc::Receiver<Request>, group: &mut Vec<Request>) {
+    let (mut transitions, mut size) = (first.batch.len(), first.bytes());
+    group.push(first);
+    while transitions < MAX_TRANSITIONS
+        && size < MAX_BYTES
+        && let Ok(next) = requests.try_recv()
+    {
+        transitions += next.batch.len();
+        size += next.bytes();
+        group.push(next);
+    }
+}
+
+/// The writer can't go on.
+struct Failed(rusqlite::Error);
+
+impl From<rusqlite::Error> for Failed {
+    fn from(e: rusqlite::Error) -> Self {
+        Self(e)
+    }
+}
+
+/// Why a group didn't go in; nothing of it did.
+enum Rejected {
+    /// Another connection holds the file for longer than we wait.
+    Busy(rusqlite::Error),
+    /// The request of that number breaks an invariant.
+    Broken(usize, StoreError),
+    /// Anything else.
+    Failed(rusqlite::Error),
+}
+
+struct Writer<'db> {
+    db: &'db Connection,
+    tables: Tables<'db>,
+    /// True while something lies in the log that was not synced.
+    unsynced: bool,
+    /// The level that the connection is set to.
+    level: Durability,
+}
+
+impl<'db> Writer<'db> {
+    fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+        Ok(Self {
+            db,
+            tables: Tables::new(db)?,
+            // What the engine before wrote last may not be synced.
+            unsynced: true,
+            level: Durability::Synced,
+        })
+    }
+
+    /// Writes a group and answers everybody in it; leaves the group as it is if that fails.
+    fn write(&mut self, group: &mut Vec<Request>) -> Result<(), Failed> {
+        while !group.is_empty() {
+            match self.transaction(group) {
+                Ok(verdicts) => {
+                    for (request, verdicts) in mem::take(group).into_iter().zip(verdicts) {
+                        request.answer(Ok(verdicts));
+                    }
+                }
+                Err(Rejected::Broken(number, error)) => group.remove(number).answer(Err(error)),
+                Err(Rejected::Busy(e)) => {
+                    let why = error_chain(&e);
+                    for request in mem::take(group) {
+                        let error = "the store is locked by another connection, nothing was written: end what writes to the file";
+                        request.answer(Err(StoreError::unavailable(format!(
+                            "{error} cause=`{why}`"
+                        ))));
+                    }
+                }
+                Err(Rejected::Failed(e)) => return Err(Failed(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn transaction(&mut self, group: &[Request]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+        let durability = group.iter().map(|r| r.durability).max();
+        let durability = durability.unwrap_or(Durability::Synced);
+        self.set_level(durability).map_err(Rejected::Failed)?;
+        self.tables
+            .begin()
+            .map_err(|e| match e.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy) => Rejected::Busy(e),
+                _ => Rejected::Failed(e),
+            })?;
+        let done = self.apply(group).and_then(|verdicts| {
+            let barrier = self.unsynced && durability == Durability::Synced;
+            if barrier {
+                // SQLite syncs only with something to write, and the rows may be what they were.
+                self.tables.touch().map_err(Rejected::Failed)?;
+            }
+            self.tables.commit().map_err(Rejected::Failed)?;
+            Ok(verdicts)
+        });
+        if done.is_ok() {
+            self.unsynced = durability == Durability::Lazy;
+        } else {
+            self.tables.forget();
+            // After some errors SQLite has rolled back by itself.
+            if !self.db.is_autocommit() {
+                self.db
+                    .execute_batch("ROLLBACK")
+                    .map_err(Rejected::Failed)?;
+            }
+        }
+        done
+    }
+
+    fn apply(&mut self, group: &[Request]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+        let tables = &mut self.tables;
+        let mut verdicts = Vec::with_capacity(group.len());
+        for (number, request) in group.iter().enumerate() {
+            let each = request.batch.iter().map(|t| tables.apply(t));
+            let each = each.collect::<Result<Vec<_>, _>>();
+            verdicts.push(each.map_err(|e| match e {
+                Refused::Broken(error) => Rejected::Broken(number, error),
+                Refused::Failed(e) => Rejected::Failed(e),
+            })?);
+        }
+        Ok(verdicts)
+    }
+
+    /// In WAL mode FULL syncs the log with each commit, NORMAL only before it is copied.
+    fn set_level(&mut self, durability: Durability) -> Result<(), rusqlite::Error> {
+        if self.level != durability {
+            self.db.execute_batch(match durability {
+                Durability::Lazy => "PRAGMA synchronous=NORMAL",
+                _ => "PRAGMA synchronous=FULL",
+            })?;
+            self.level = durability;
+        }
+        Ok(())
+    }
 }

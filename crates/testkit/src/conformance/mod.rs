@@ -1,4 +1,5 @@
 //! What every implementation of a seam must do: one suite for each trait, called by each adapter's tests.
 
 pub mod notifier;
+pub mod run_store;
 pub mod storage;

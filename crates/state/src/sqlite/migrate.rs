@@ -1,0 +1,122 @@
+//! Forward-only migrations: the number of the last one is the file's `user_version`.
+//!
+//! All that are missing go in as one transaction, after a copy of the file as it was. A file with
+//! a larger number is of a newer release, and refused: nothing is known about what its rows mean.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+use windlass_core::run_store::StoreError;
+
+use super::lock::beside;
+
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_records.sql")];
+
+/// Marks a file as ours (`PRAGMA application_id`): "WNDL".
+const APPLICATION: i64 = 0x574e_444c;
+
+fn cannot(what: &str, path: &Path, e: rusqlite::Error) -> StoreError {
+    StoreError::unavailable(format!("can't {what} the store path=`{}`", path.display()))
+        .with_source(e)
+}
+
+fn number(db: &Connection, sql: &str) -> Result<i64, rusqlite::Error> {
+    db.query_row(sql, [], |r| r.get(0))
+}
+
+/// Returns how many of `known` migrations the file has.
+pub(super) fn version(db: &Connection, path: &Path, known: usize) -> Result<usize, StoreError> {
+    let read = |sql| number(db, sql).map_err(|e| cannot("read", path, e));
+    let version = read("PRAGMA user_version")?;
+    if read("PRAGMA application_id")? != APPLICATION
+        && (version != 0 || read("SELECT count(*) FROM sqlite_schema")? != 0)
+    {
+        return Err(StoreError::incompatible(format!(
+            "the file is a database of another program, not a store path=`{}`",
+            path.display()
+        )));
+    }
+    usize::try_from(version).ok().filter(|v| *v <= known).ok_or_else(|| {
+        StoreError::incompatible(format!(
+            "the store was written by a newer release, which this one can't read: use that release, or open a copy from before its upgrade path=`{}` version=`{version}` known=`{known}`",
+            path.display()
+        ))
+    })
+}
+
+/// Brings the file to the last of `migrations`; `new_id` names a file that is new.
+pub(super) fn migrate(
+    db: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+    new_id: impl FnOnce() -> String,
+) -> Result<(), StoreError> {
+    let from = version(db, path, migrations.len())?;
+    if from == migrations.len() {
+        return Ok(());
+    }
+    if from > 0 {
+        keep_copy(db, path, from)?;
+    }
+    let failed = |e| cannot("migrate", path, e);
+    let tx = db.transaction().map_err(failed)?;
+    for migration in &migrations[from..] {
+        tx.execute_batch(migration).map_err(failed)?;
+    }
+    if from == 0 {
+        tx.pragma_update(None, "application_id", APPLICATION)
+            .and_then(|()| {
+                let sql = "INSERT INTO meta (key, value) VALUES ('store_id', ?1), ('barrier', 0)";
+                tx.execute(sql, [new_id()])
+            })
+            .map_err(failed)?;
+    }
+    let version = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    tx.pragma_update(None, "user_version", version)
+        .and_then(|()| tx.commit())
+        .map_err(failed)?;
+    tracing::info!(path = %path.display(), from, to = version, "migrated the store");
+    Ok(())
+}
+
+/// Keeps the file as it is beside itself, as `PATH.vN.bak`; an older attempt's copy is replaced.
+fn keep_copy(db: &Connection, path: &Path, from: usize) -> Result<(), StoreError> {
+    copy(db, &beside(path, &format!("v{from}.bak")), true)
+}
+
+/// Writes a consistent copy to `to`, which appears whole and synced or not at all.
+pub(super) fn copy(db: &Connection, to: &Path, replace: bool) -> Result<(), StoreError> {
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
+        StoreError::unavailable(format!("can't write the copy path=`{}`", to.display()))
+            .with_source(e)
+    };
+    let partial = beside(to, "partial");
+    let io = |e: std::io::Error| failed(e.into());
+    match std::fs::remove_file(&partial) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    let name = partial
+        .to_str()
+        .ok_or_else(|| failed("the path is no UTF-8".into()))?;
+    db.execute("VACUUM INTO ?1", [name])
+        .map_err(|e| failed(e.into()))?;
+    std::fs::File::open(&partial)
+        .and_then(|f| f.sync_all())
+        .map_err(io)?;
+    if replace {
+        std::fs::rename(&partial, to).map_err(io)?;
+    } else {
+        // A link never replaces what is there.
+        std::fs::hard_link(&partial, to)
+            .and_then(|()| std::fs::remove_file(&partial))
+            .inspect_err(|_| drop(std::fs::remove_file(&partial)))
+            .map_err(io)?;
+    }
+    sync_folder_of(to).map_err(io)
+}
+
+/// Makes a new name in the folder of `path` safe against a power cut.
+pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(super::open::folder_of(path))?.sync_all()
+}

@@ -1,0 +1,526 @@
+//! How records become rows.
+//!
+//! Everything here runs on the writer's thread, inside its transaction, so what it remembers of
+//! runs is true until a rollback ([`Tables::forget`]). Statements are prepared once; a row's hot
+//! columns are numbers, and only what is there becomes JSON.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql};
+use serde::Serialize;
+use windlass_core::run_store::{
+    AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
+    StepRecord, StoreError, Transition, Verdict, VersionRecord,
+};
+use windlass_core::{RunId, RunKey, RunState, Slot};
+
+use super::read;
+
+/// Runs that the writer remembers; the engine keeps all unfinished ones in memory anyway.
+const RUNS_KEPT: usize = 65_536;
+/// Bytes above which a version is written in pieces, so that SQLite never holds a second copy.
+const PIECEWISE: usize = 1 << 20;
+
+/// Why a transition didn't go in.
+pub(super) enum Refused {
+    /// It breaks an invariant.
+    Broken(StoreError),
+    /// The file can't be written.
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::ConstraintViolation) => {
+                Self::Broken(StoreError::corrupt("a row is there already").with_source(e))
+            }
+            _ => Self::Failed(e),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Refused {
+    fn from(e: serde_json::Error) -> Self {
+        Self::Broken(StoreError::corrupt("a row can't be written as JSON").with_source(e))
+    }
+}
+
+fn broken(message: impl Into<String>) -> Refused {
+    Refused::Broken(StoreError::corrupt(message))
+}
+
+/// What the writer remembers of a run.
+#[derive(Debug)]
+struct Known {
+    no: i64,
+    state: RunState,
+    last_seq: u64,
+    /// As it was written last; its hot fields may be older.
+    record: RunRecord,
+}
+
+/// The statements and what they need.
+#[derive(Debug)]
+pub(super) struct Tables<'db> {
+    db: &'db Connection,
+    begin: Statement<'db>,
+    commit: Statement<'db>,
+    touch: Statement<'db>,
+    put_version: Statement<'db>,
+    find_key: Statement<'db>,
+    create_run: Statement<'db>,
+    create_state: Statement<'db>,
+    put_run: Statement<'db>,
+    put_state: Statement<'db>,
+    put_progress: Statement<'db>,
+    put_step: Statement<'db>,
+    put_attempt: Statement<'db>,
+    append: Statement<'db>,
+    add_outbox: Statement<'db>,
+    put_outbox: Statement<'db>,
+    runs: HashMap<RunId, Known>,
+    text: Vec<u8>,
+}
+
+impl<'db> Tables<'db> {
+    pub(super) fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+        let sql = |text: &str| db.prepare(text);
+        Ok(Self {
+            db,
+            begin: sql("BEGIN IMMEDIATE")?,
+            commit: sql("COMMIT")?,
+            touch: sql("UPDATE meta SET value = value + 1 WHERE key = 'barrier'")?,
+            put_version: sql(
+                "INSERT OR IGNORE INTO pipeline_version (digest, name, created_at, spec) VALUES (?1, ?2, ?3, ?4)",
+            )?,
+            find_key: sql("SELECT id FROM run WHERE run_key = ?1")?,
+            create_run: sql(
+                "INSERT INTO run (id, run_key, pipeline, environment, version, date, created_at, \
+                 parent, parent_step, parent_item, pipeline_commit, code_commit, params) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            )?,
+            create_state: sql(
+                "INSERT INTO run_state (run, state, cancel_requested, started_at, ended_at, next_token, next_seq, reason) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?,
+            put_run: sql(
+                "UPDATE run SET run_key = ?2, pipeline = ?3, environment = ?4, version = ?5, date = ?6, created_at = ?7, \
+                 parent = ?8, parent_step = ?9, parent_item = ?10, pipeline_commit = ?11, code_commit = ?12, params = ?13 \
+                 WHERE id = ?1",
+            )?,
+            put_state: sql(
+                "UPDATE run_state SET cancel_requested = ?2, started_at = ?3, ended_at = ?4, next_token = ?5, \
+                 next_seq = ?6, reason = ?7, state = ?8 WHERE run = ?1",
+            )?,
+            // Without the state, the index of unfinished runs stays as it is.
+            put_progress: sql(
+                "UPDATE run_state SET cancel_requested = ?2, started_at = ?3, ended_at = ?4, next_token = ?5, \
+                 next_seq = ?6, reason = ?7 WHERE run = ?1",
+            )?,
+            put_step: sql(
+                "INSERT OR REPLACE INTO step (run, step, item, state, attempt, burned, lost, out_of_memory, \
+                 ready_at, wake_at, ended_at, failure, skip, items, value, artifacts) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+            )?,
+            put_attempt: sql(
+                "INSERT OR REPLACE INTO attempt (run, step, item, attempt, token, host, target, pool, \
+                 launched_at, started_at, ended_at, ending, handle, resources, usage, logs, degraded) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+            )?,
+            append: sql("INSERT INTO event (run, last, body) VALUES (?1, ?2, ?3)")?,
+            add_outbox: sql(
+                "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
+            )?,
+            put_outbox: sql(
+                "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET \
+                 notifier = ?2, state = ?3, tries = ?4, at = ?5, next_at = ?6, last_error = ?7, external_id = ?8, notification = ?9",
+            )?,
+            runs: HashMap::new(),
+            text: Vec::new(),
+        })
+    }
+
+    pub(super) fn begin(&mut self) -> Result<(), rusqlite::Error> {
+        if self.runs.len() > RUNS_KEPT {
+            self.runs.clear();
+        }
+        self.begin.raw_execute().map(drop)
+    }
+
+    pub(super) fn commit(&mut self) -> Result<(), rusqlite::Error> {
+        self.commit.raw_execute().map(drop)
+    }
+
+    /// Writes a row that is different each time.
+    pub(super) fn touch(&mut self) -> Result<(), rusqlite::Error> {
+        self.touch.raw_execute().map(drop)
+    }
+
+    /// Forgets everything, after a rollback.
+    pub(super) fn forget(&mut self) {
+        self.runs.clear();
+    }
+
+    /// Looks first, then writes: a refused transition leaves nothing behind.
+    pub(super) fn apply(&mut self, transition: &Transition) -> Result<Verdict, Refused> {
+        for change in &transition.changes {
+            let taken = match change {
+                Change::CreateRun(run) => self.holder(&run.key)?,
+                // The run of an earlier transition that was refused: so is this one.
+                Change::PutRun(run) if self.known(run.id)?.is_none() => self.holder(&run.key)?,
+                _ => None,
+            };
+            if let Some(run) = taken {
+                return Ok(Verdict::KeyExists(run));
+            }
+        }
+        let mut rest = transition.changes.as_slice();
+        while let Some(change) = rest.first() {
+            rest = &rest[self.write(change, rest)?..];
+        }
+        Ok(Verdict::Applied)
+    }
+
+    fn holder(&mut self, key: &RunKey) -> Result<Option<RunId>, rusqlite::Error> {
+        let found = self
+            .find_key
+            .query_row([key.as_str()], |r| read::run_id(r.get_ref(0)?));
+        found.optional()
+    }
+
+    /// Returns what is known of a run, looking it up if need be.
+    fn known(&mut self, id: RunId) -> Result<Option<&mut Known>, Refused> {
+        match self.runs.entry(id) {
+            Entry::Occupied(known) => Ok(Some(known.into_mut())),
+            Entry::Vacant(unknown) => {
+                let found = read::run_for_writing(self.db, id).map_err(Refused::Broken)?;
+                Ok(found.map(|(no, record, last_seq)| {
+                    let state = record.state;
+                    unknown.insert(Known {
+                        no,
+                        state,
+                        last_seq,
+                        record,
+                    })
+                }))
+            }
+        }
+    }
+
+    fn number_of(&mut self, id: RunId) -> Result<i64, Refused> {
+        let known = self.known(id)?;
+        known.map(|k| k.no).ok_or_else(|| missing(id))
+    }
+
+    /// Writes the first of `changes`, or more of them in one row, and returns how many.
+    fn write(&mut self, change: &Change, changes: &[Change]) -> Result<usize, Refused> {
+        match change {
+            Change::PutVersion(version) => self.put_version(version)?,
+            Change::CreateRun(run) => self.create_run(run)?,
+            Change::PutRun(run) => self.put_run(run)?,
+            Change::PutStep(step) => self.put_step(step)?,
+            Change::PutAttempt(attempt) => self.put_attempt(attempt)?,
+            Change::AppendEvent(event) => return self.append(event, changes),
+            Change::AddOutbox(entry) => put_outbox(&mut self.add_outbox, entry, &mut self.text)?,
+            Change::PutOutbox(entry) => put_outbox(&mut self.put_outbox, entry, &mut self.text)?,
+            other => {
+                return Err(Refused::Broken(StoreError::incompatible(format!(
+                    "this store can't keep such a change: use the release of the engine change=`{other:?}`"
+                ))));
+            }
+        }
+        Ok(1)
+    }
+
+    fn put_version(&mut self, version: &VersionRecord) -> Result<(), Refused> {
+        let spec = json(&mut self.text, version.spec.as_ref())?;
+        let at = version.created_at.as_micros();
+        let (digest, name) = (version.digest.as_bytes(), version.spec.name.as_str());
+        if spec.len() <= PIECEWISE {
+            self.put_version.execute((digest, name, at, Text(spec)))?;
+            return Ok(());
+        }
+        let size = i32::try_from(spec.len()).map_err(|_| {
+            broken(format!(
+                "the pipeline is larger than 2 GiB as JSON name=`{name}`"
+            ))
+        })?;
+        let room = rusqlite::blob::ZeroBlob(size);
+        if self.put_version.execute((digest, name, at, room))? == 1 {
+            let row = self.db.last_insert_rowid();
+            let mut blob = self
+                .db
+                .blob_open("main", "pipeline_version", "spec", row, false)?;
+            std::io::Write::write_all(&mut blob, spec)
+                .map_err(|e| Refused::Failed(rusqlite::Error::ToSqlConversionFailure(e.into())))?;
+            blob.close()?;
+        }
+        // A large buffer isn't worth keeping for small rows.
+        self.text = Vec::new();
+        Ok(())
+    }
+
+    fn create_run(&mut self, run: &RunRecord) -> Result<(), Refused> {
+        if self.known(run.id)?.is_some() {
+            return Err(broken(format!("the run is there already run=`{}`", run.id)));
+        }
+        bind_request(&mut self.create_run, run)?;
+        self.create_run.raw_execute()?;
+        let no = self.db.last_insert_rowid();
+        self.create_state.execute((
+            no,
+            run.state.code(),
+            run.cancel_requested,
+            run.started_at.map(|t| t.as_micros()),
+            run.ended_at.map(|t| t.as_micros()),
+            bits(run.next_token.get()),
+            bits(run.next_seq),
+            run.reason.as_deref(),
+        ))?;
+        let known = Known {
+            no,
+            state: run.state,
+            last_seq: 0,
+            record: run.clone(),
+        };
+        self.runs.insert(run.id, known);
+        Ok(())
+    }
+
+    fn put_run(&mut self, run: &RunRecord) -> Result<(), Refused> {
+        let known = self.known(run.id)?.ok_or_else(|| missing(run.id))?;
+        let (no, was) = (known.no, known.state);
+        known.state = run.state;
+        if run.key != known.record.key {
+            return Err(broken(format!("a run keeps its key run=`{}`", run.id)));
+        }
+        if !same_request(run, &known.record) {
+            known.record = run.clone();
+            bind_request(&mut self.put_run, run)?;
+            self.put_run.raw_execute()?;
+        }
+        let row = (
+            no,
+            run.cancel_requested,
+            run.started_at.map(|t| t.as_micros()),
+            run.ended_at.map(|t| t.as_micros()),
+            bits(run.next_token.get()),
+            bits(run.next_seq),
+            run.reason.as_deref(),
+        );
+        if run.state == was {
+            self.put_progress.execute(row)?;
+        } else {
+            let (a, b, c, d, e, f, g) = row;
+            self.put_state
+                .execute((a, b, c, d, e, f, g, run.state.code()))?;
+        }
+        Ok(())
+    }
+
+    fn put_step(&mut self, step: &StepRecord) -> Result<(), Refused> {
+        let no = self.number_of(step.run)?;
+        let (row, text) = (&mut self.put_step, &mut self.text);
+        bind_slot(row, no, step.slot)?;
+        row.raw_bind_parameter(4, step.state.code())?;
+        row.raw_bind_parameter(5, step.attempt.get())?;
+        row.raw_bind_parameter(6, step.burned)?;
+        row.raw_bind_parameter(7, step.lost)?;
+        row.raw_bind_parameter(8, step.out_of_memory)?;
+        row.raw_bind_parameter(9, step.ready_at.map(|t| t.as_micros()))?;
+        row.raw_bind_parameter(10, step.wake_at.map(|t| t.as_micros()))?;
+        row.raw_bind_parameter(11, step.ended_at.map(|t| t.as_micros()))?;
+        bind_json(row, 12, text, step.failure.as_ref())?;
+        bind_json(row, 13, text, step.skip.as_ref())?;
+        let items = step.items.as_ref();
+        row.raw_bind_parameter(14, items.map(|i| Text(i.bytes())))?;
+        let value = step
+            .output
+            .as_ref()
+            .map(|o| &o.value)
+            .filter(|v| !v.is_none());
+        row.raw_bind_parameter(15, value.map(|v| Text(v.bytes())))?;
+        bind_json(row, 16, text, step.output.as_ref().map(|o| &o.artifacts))?;
+        row.raw_execute()?;
+        Ok(())
+    }
+
+    fn put_attempt(&mut self, attempt: &AttemptRecord) -> Result<(), Refused> {
+        let no = self.number_of(attempt.run)?;
+        let (row, text) = (&mut self.put_attempt, &mut self.text);
+        bind_slot(row, no, attempt.slot)?;
+        row.raw_bind_parameter(4, attempt.attempt.get())?;
+        row.raw_bind_parameter(5, bits(attempt.token.get()))?;
+        row.raw_bind_parameter(6, attempt.host.as_str())?;
+        row.raw_bind_parameter(7, attempt.target.as_ref().map(AsRef::<str>::as_ref))?;
+        row.raw_bind_parameter(8, attempt.pool.as_ref().map(AsRef::<str>::as_ref))?;
+        row.raw_bind_parameter(9, attempt.launched_at.as_micros())?;
+        row.raw_bind_parameter(10, attempt.started_at.map(|t| t.as_micros()))?;
+        row.raw_bind_parameter(11, attempt.ended_at.map(|t| t.as_micros()))?;
+        bind_json(row, 12, text, attempt.end.as_ref())?;
+        bind_json(row, 13, text, attempt.handle.as_ref())?;
+        let resources = Some(&attempt.resources).filter(|r| !r.is_empty());
+        bind_json(row, 14, text, resources)?;
+        bind_json(row, 15, text, attempt.usage.as_ref())?;
+        bind_json(row, 16, text, attempt.logs.as_ref())?;
+        let degraded = Some(&attempt.degraded).filter(|d| !d.is_empty());
+        bind_json(row, 17, text, degraded)?;
+        row.raw_execute()?;
+        Ok(())
+    }
+
+    /// Appends the events of one run that follow each other as one row.
+    fn append(&mut self, first: &EventRecord, changes: &[Change]) -> Result<usize, Refused> {
+        let (no, last) = match self.known(first.run)? {
+            None => return Err(missing(first.run)),
+            Some(known) => (known.no, known.last_seq),
+        };
+        let mine = changes.iter().map_while(|change| match change {
+            Change::AppendEvent(event) if event.run == first.run => Some(event),
+            _ => None,
+        });
+        self.text.clear();
+        let mut seq = last;
+        for event in mine {
+            seq += 1;
+            if event.seq != seq {
+                return Err(broken(format!(
+                    "events of a run have numbers without gaps run=`{}` expected=`{seq}` found=`{}`",
+                    event.run, event.seq
+                )));
+            }
+            self.text.push(if seq == last + 1 { b'[' } else { b',' });
+            serde_json::to_writer(&mut self.text, &(event.at, &event.kind) as &(_, &EventKind))?;
+        }
+        self.text.push(b']');
+        self.append.execute((no, bits(seq), Text(&self.text)))?;
+        if let Some(known) = self.known(first.run)? {
+            known.last_seq = seq;
+        }
+        Ok(usize::try_from(seq - last).unwrap_or(changes.len()))
+    }
+}
+
+fn missing(run: RunId) -> Refused {
+    broken(format!("a row is for a run that isn't there run=`{run}`"))
+}
+
+/// SQLite's integers are signed; the bits stay the same.
+const fn bits(n: u64) -> i64 {
+    n.cast_signed()
+}
+
+/// Text that is known to be UTF-8.
+#[derive(Debug, Clone, Copy)]
+struct Text<'a>(&'a [u8]);
+
+impl ToSql for Text<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+    }
+}
+
+/// Writes a value into the buffer and returns it.
+fn json<'a, T: Serialize + ?Sized>(
+    text: &'a mut Vec<u8>,
+    value: &T,
+) -> Result<&'a [u8], serde_json::Error> {
+    text.clear();
+    serde_json::to_writer(&mut *text, value)?;
+    Ok(text)
+}
+
+fn bind_json<T: Serialize>(
+    row: &mut Statement<'_>,
+    column: usize,
+    text: &mut Vec<u8>,
+    value: Option<&T>,
+) -> Result<(), Refused> {
+    match value {
+        None => row.raw_bind_parameter(column, rusqlite::types::Null)?,
+        Some(value) => row.raw_bind_parameter(column, Text(json(text, value)?))?,
+    }
+    Ok(())
+}
+
+/// Returns the number that stands for the item; -1 for the step itself.
+fn item_of(slot: Slot) -> i64 {
+    slot.item.map_or(-1, i64::from)
+}
+
+fn bind_slot(row: &mut Statement<'_>, run: i64, slot: Slot) -> Result<(), rusqlite::Error> {
+    row.raw_bind_parameter(1, run)?;
+    row.raw_bind_parameter(2, slot.step)?;
+    row.raw_bind_parameter(3, item_of(slot))
+}
+
+/// Returns true if the columns that are written once are the same.
+fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
+    a.params == b.params
+        && a.version == b.version
+        && a.pipeline == b.pipeline
+        && a.environment == b.environment
+        && a.date == b.date
+        && a.created_at == b.created_at
+        && a.parent == b.parent
+        && a.pipeline_commit == b.pipeline_commit
+        && a.code_commit == b.code_commit
+}
+
+fn bind_request(row: &mut Statement<'_>, run: &RunRecord) -> Result<(), rusqlite::Error> {
+    row.raw_bind_parameter(1, run.id.as_uuid().as_bytes())?;
+    row.raw_bind_parameter(2, run.key.as_str())?;
+    row.raw_bind_parameter(3, run.pipeline.as_str())?;
+    row.raw_bind_parameter(4, run.environment.as_str())?;
+    row.raw_bind_parameter(5, run.version.as_bytes())?;
+    row.raw_bind_parameter(6, run.date.to_string())?;
+    row.raw_bind_parameter(7, run.created_at.as_micros())?;
+    let parent = run.parent.as_ref();
+    row.raw_bind_parameter(8, parent.map(|(id, _)| id.as_uuid().as_bytes()))?;
+    row.raw_bind_parameter(9, parent.map(|(_, slot)| slot.step))?;
+    row.raw_bind_parameter(10, parent.map(|(_, slot)| item_of(*slot)))?;
+    row.raw_bind_parameter(11, run.pipeline_commit.as_deref())?;
+    row.raw_bind_parameter(12, run.code_commit.as_deref())?;
+    let params = Some(&run.params).filter(|p| !p.is_none());
+    row.raw_bind_parameter(13, params.map(|p| Text(p.bytes())))
+}
+
+/// Returns the number that stands for the state; `None` for one that this release doesn't know.
+pub(super) const fn outbox_code(state: OutboxState) -> Option<u8> {
+    match state {
+        OutboxState::Pending => Some(0),
+        OutboxState::Delivered => Some(1),
+        OutboxState::Dead => Some(2),
+        _ => None,
+    }
+}
+
+fn put_outbox(
+    row: &mut Statement<'_>,
+    entry: &OutboxRecord,
+    text: &mut Vec<u8>,
+) -> Result<(), Refused> {
+    let state = outbox_code(entry.state).ok_or_else(|| {
+        broken(format!(
+            "this store can't keep such a state state=`{:?}`",
+            entry.state
+        ))
+    })?;
+    row.execute((
+        entry.id.as_str(),
+        entry.notifier.as_str(),
+        state,
+        entry.tries,
+        entry.notification.at.as_micros(),
+        entry.next_at.as_micros(),
+        entry.last_error.as_deref(),
+        entry.external_id.as_deref(),
+        Text(json(text, &entry.notification)?),
+    ))?;
+    Ok(())
+}
