@@ -1,6 +1,10 @@
 //! Durable no-op steps on SQLite, beside the bare store's group commit on the same disk:
 //! `cargo bench --bench durable`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot go on has nothing to say"
+)]
 #![expect(clippy::print_stdout, reason = "benchmarks print their figures")]
 #![expect(clippy::disallowed_methods, reason = "benchmarks measure real time")]
 

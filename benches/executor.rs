@@ -1,5 +1,9 @@
 //! In-process no-op steps, beside raw tokio in the same run: `cargo bench --bench executor`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot go on has nothing to say"
+)]
 #![expect(clippy::print_stdout, reason = "benchmarks print their figures")]
 #![expect(clippy::disallowed_methods, reason = "benchmarks measure real time")]
 

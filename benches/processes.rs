@@ -1,6 +1,10 @@
 //! `/bin/true` as `run` steps, two at once, beside a bare spawn loop in the same run:
 //! `cargo bench --bench processes`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot go on has nothing to say"
+)]
 #![expect(clippy::print_stdout, reason = "benchmarks print their figures")]
 #![expect(clippy::disallowed_methods, reason = "benchmarks measure real time")]
 

@@ -105,6 +105,8 @@ pub async fn open_storages(
     .await
 }
 
+type Notifiers = Vec<(LogicalName, Arc<dyn Notifier>)>;
+
 struct Wiring<'a> {
     environment: &'a EnvironmentSpec,
     project: &'a Project,
@@ -239,7 +241,7 @@ impl Wiring<'_> {
             .map_err(|e| self.error(what(), error_chain(&e)))
     }
 
-    fn notifiers(&self) -> Result<Vec<(LogicalName, Arc<dyn Notifier>)>, WiringError> {
+    fn notifiers(&self) -> Result<Notifiers, WiringError> {
         self.environment
             .notifiers
             .iter()

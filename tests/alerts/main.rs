@@ -1,6 +1,7 @@
 //! Somebody is told when a run fails: over a real socket, also when the receiver was down, and
 //! when the host died in between.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 use std::sync::Arc;
 use std::time::Duration;
 

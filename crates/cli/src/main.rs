@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     // A job's helper is this very program; it must not do anything else first.
     windlass::init_if_child();
     let args = Args::parse();
-    let variables: windlass::wiring::Variables = Arc::new(|name| variable(name));
+    let variables: windlass::wiring::Variables = Arc::new(variable);
     print::start_log(args.verbose, &*variables);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
