@@ -9,6 +9,7 @@ mod diagnostic;
 mod environment;
 mod expression;
 mod files;
+pub mod import;
 mod project;
 pub mod schema;
 mod template;
