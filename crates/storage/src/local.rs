@@ -95,7 +95,7 @@ impl LocalStorage {
             }
             .with_source(e)
         };
-        std::fs::create_dir_all(path).map_err(fail)?;
+        make_root(path).map_err(fail)?;
         let tree = Arc::new(Tree::open(path).map_err(fail)?);
         let writer = Arc::new(Writer::new(Arc::clone(&tree)));
         let locks = writer.lock_named("probe").is_ok();
@@ -196,6 +196,21 @@ impl LocalStorage {
             (staged, parts) = (Some(now), next);
         }
     }
+}
+
+/// Makes the folder and what is missing above it; each new name is durable.
+fn make_root(path: &Path) -> std::io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
+    std::fs::create_dir_all(path)?;
+    for new in missing {
+        let parent = match new.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => continue,
+        };
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Takes from a stream until about one piece is there; nothing means that it ended.

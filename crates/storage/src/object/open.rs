@@ -9,6 +9,9 @@ use windlass_core::{ObjectKey, StorageError};
 
 use super::ObjectStorage;
 
+/// Schemes of clouds, whether or not this build speaks to them.
+const SCHEMES: [&str; 7] = ["s3", "s3a", "az", "azure", "abfs", "abfss", "gs"];
+
 /// A URL in its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place<'a> {
@@ -42,6 +45,9 @@ impl ObjectStorage {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(unknown(url));
         };
+        if !SCHEMES.contains(&scheme) {
+            return Err(unknown(url));
+        }
         let place = parse(url, rest)?;
         match scheme {
             "s3" | "s3a" => {
