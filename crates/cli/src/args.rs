@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Show what this machine can isolate, and what it can't
     Doctor,
+    /// Make a project of another system's pipeline
+    #[command(subcommand)]
+    Import(Import),
     /// Print the JSON Schema of a kind of file, for editors
     Schema {
         /// Which file
@@ -97,6 +100,25 @@ pub(crate) struct LogsArgs {
     /// Number of the attempt; default: the last
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Import {
+    /// A recorded run in WfFormat (WfCommons, schemas 1.0 to 1.6): each task sleeps as long as it
+    /// took, and reads and writes its files, both scaled down
+    Wfformat {
+        /// The instance, a JSON file
+        file: PathBuf,
+        /// Folder of the new project
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Recorded seconds that pass in one of ours
+        #[arg(long, default_value_t = 100.0, value_name = "N")]
+        speed_up: f64,
+        /// Write into a folder that has something in it
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -57,6 +57,7 @@ async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<
         Command::Status(status) => commands::status::status(&place, &status).await,
         Command::Logs(logs) => commands::logs::logs(&place, &logs, variables).await,
         Command::Doctor => commands::doctor::doctor(&place, variables).await,
+        Command::Import(import) => commands::import::import(&import),
         Command::Schema { file } => commands::check::schema(file),
     }
 }

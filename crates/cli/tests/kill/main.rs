@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Kills of each project; more with `WINDLASS_KILLS`.
-const KILLS: u32 = 50;
+const KILLS: u32 = 25;
 
 fn kills() -> u32 {
     std::env::var("WINDLASS_KILLS")
