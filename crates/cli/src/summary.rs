@@ -211,7 +211,10 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Returns where published datasets and the run's folder lie.
+/// Outputs of steps that are listed.
+const OUTPUTS_SHOWN: usize = 12;
+
+/// Returns where published datasets and the run's folder lie, and outputs by their place in it.
 fn outputs(snapshot: &RunSnapshot, project: &Project) -> Vec<(String, String)> {
     let run = &snapshot.run;
     let storage = &project.environment.run_storage;
@@ -219,52 +222,56 @@ fn outputs(snapshot: &RunSnapshot, project: &Project) -> Vec<(String, String)> {
         Some(binding) => format!("{}/{key}", binding.url.trim_end_matches('/')),
         None => format!("{storage}://{key}"),
     };
+    let folder = RunFolder::new(&run.pipeline, run.date, run.id).key();
+    let done = |i: usize| {
+        snapshot
+            .steps
+            .iter()
+            .find(|s| s.slot == Slot::step(i as u32) && s.state.has_result())
+    };
+    let steps: Vec<_> = snapshot.version.spec.all_steps().enumerate().collect();
     let mut outputs = Vec::new();
-    for (i, spec) in snapshot.version.spec.all_steps().enumerate() {
+    for (i, spec) in &steps {
         let windlass::Action::Publish(publish) = &spec.action else {
             continue;
         };
-        let step = snapshot
-            .steps
-            .iter()
-            .find(|s| s.slot == Slot::step(i as u32) && s.state.has_result());
-        if let Some(version) = step
-            .and_then(|s| s.output.as_ref())
-            .map(|o| o.value.value()["version"].clone())
-        {
-            let folder = RunFolder::dataset(&run.pipeline, &publish.dataset);
+        if let Some(output) = done(*i).and_then(|s| s.output.as_ref()) {
+            let version = &output.value.value()["version"];
+            let dataset = RunFolder::dataset(&run.pipeline, &publish.dataset);
             outputs.push((
                 format!("dataset {} version {version}", publish.dataset),
-                place(&format!("{folder}/current.json")),
+                place(&format!("{dataset}/current.json")),
             ));
         }
     }
-    for (i, spec) in snapshot.version.spec.all_steps().enumerate() {
-        let step = snapshot
-            .steps
+    outputs.push(("run folder".to_owned(), place(folder.as_str())));
+    let mut left_out = 0;
+    for (i, spec) in &steps {
+        for (name, artifact) in done(*i)
+            .and_then(|s| s.output.as_ref())
             .iter()
-            .find(|s| s.slot == Slot::step(i as u32) && s.state.has_result());
-        for (name, artifact) in step
-            .iter()
-            .filter_map(|s| s.output.as_ref())
             .flat_map(|o| &o.artifacts)
         {
-            if artifact.parts.is_empty() {
-                outputs.push((
-                    format!("{}.{name}", spec.name),
-                    place(artifact.at.key.as_str()),
-                ));
+            if !artifact.parts.is_empty() {
+                continue;
             }
+            if outputs.len() > OUTPUTS_SHOWN {
+                left_out += 1;
+                continue;
+            }
+            let key = &artifact.at.key;
+            let inside = key
+                .below(&folder)
+                .map_or_else(|| place(key.as_str()), |below| format!("… {below}"));
+            outputs.push((format!("{}.{name}", spec.name), inside));
         }
     }
-    outputs.push((
-        "run folder".to_owned(),
-        place(
-            RunFolder::new(&run.pipeline, run.date, run.id)
-                .key()
-                .as_str(),
-        ),
-    ));
+    if left_out > 0 {
+        outputs.push((
+            "and".to_owned(),
+            format!("{left_out} more, each in its step's folder"),
+        ));
+    }
     outputs
 }
 
