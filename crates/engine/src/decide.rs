@@ -10,13 +10,12 @@
 mod attempt;
 mod deps;
 mod end;
+mod limits;
 mod map;
 mod recover;
 mod stop;
 #[cfg(test)]
 mod tests;
-
-use std::time::Duration;
 
 use windlass_core::run_store::{AttemptEnd, EventKind};
 use windlass_core::{
@@ -206,7 +205,9 @@ impl RunState {
                     out,
                 );
             }
-            Input::NeverStarted { slot, token } => self.never_started(*slot, *token, at, out),
+            Input::NeverStarted { slot, token } => {
+                self.never_started(*slot, *token, at, event.random, out);
+            }
             Input::Wake { slot } => self.wake(*slot, at, out),
             Input::Timeout { slot, kind, token } => self.timeout(*slot, *kind, *token, at, out),
             Input::Deadline => self.deadline(at, out),
@@ -247,6 +248,12 @@ impl RunState {
     }
 
     fn resume(&mut self, at: Timestamp, out: &mut Decision) {
+        self.end_pause(at, out);
+        self.go_on_with_held(at, out);
+    }
+
+    /// Ends a pause, if there is one, and starts nothing yet.
+    fn end_pause(&mut self, at: Timestamp, out: &mut Decision) {
         let Some(since) = self.paused_at.take() else {
             return;
         };
@@ -254,8 +261,18 @@ impl RunState {
         self.paused_before += at.since(since);
         out.run_changed = true;
         out.event(|| EventKind::RunResumed);
+    }
+
+    /// Takes up what a pause that is over held back; what was stopped meanwhile stays so.
+    fn go_on_with_held(&mut self, at: Timestamp, out: &mut Decision) {
+        if self.paused_at.is_some() {
+            return;
+        }
         for slot in std::mem::take(&mut self.held) {
             self.go_on(slot, at, out);
+        }
+        for (slot, kind, token) in std::mem::take(&mut self.stopped_limits) {
+            self.timeout(slot, kind, token, at, out);
         }
     }
 
@@ -340,14 +357,5 @@ impl RunState {
             ),
             (Stage::Plain | Stage::Time | Stage::Held | Stage::Gate | Stage::Queued, _) => {}
         }
-    }
-
-    /// Returns when a limit that stops during pauses has passed, for a step that is ready since `since`.
-    fn limit_end(&self, since: i64, limit: Duration, now: Timestamp) -> Timestamp {
-        // Time paused before the step was ready counts too little to track it apart: a step that
-        // became ready during the run is given the whole of the run's pauses.
-        Timestamp::from_micros(since)
-            .after(limit)
-            .after(self.paused_time(now))
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum Stage {
     Until,
     /// Waits for a point in time.
     Time,
-    /// Ready, but the run is paused.
+    /// Ready or due again, but the run is paused.
     Held,
     /// A `finally` step whose join held before the graph ended.
     Gate,
@@ -89,6 +89,11 @@ pub(crate) struct Extra {
     pub(crate) started: bool,
     /// Last sign of life of the attempt.
     pub(crate) beat_at: Option<Timestamp>,
+    /// When it was queued for this attempt, and how long the run had been paused by then; kept
+    /// only where a limit asks for it.
+    pub(crate) queued: Option<(Timestamp, Duration)>,
+    /// How long the run had been paused when it became ready; kept only where a limit asks for it.
+    pub(crate) paused_by_ready: Duration,
 }
 
 /// The items of a mapped step.
@@ -142,8 +147,10 @@ pub(crate) struct RunState {
     /// Attempts launched and not ended.
     pub(crate) live: u32,
     pub(crate) next_token: u64,
-    /// Steps that became ready while the run was paused.
+    /// Slots that became ready, or were due again, while the run was paused.
     pub(crate) held: Vec<Slot>,
+    /// Limits that stand still during a pause and rang in this one.
+    pub(crate) stopped_limits: Vec<(Slot, TimeoutKind, FencingToken)>,
 }
 
 impl RunState {
@@ -171,6 +178,7 @@ impl RunState {
             live: 0,
             next_token: 1,
             held: Vec::new(),
+            stopped_limits: Vec::new(),
         }
     }
 

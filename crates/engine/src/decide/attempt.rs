@@ -1,4 +1,4 @@
-//! Attempts: queue, launch, end, retry, and the five time limits.
+//! Attempts: queue, launch, end, retry.
 
 use std::sync::Arc;
 
@@ -9,31 +9,15 @@ use windlass_core::{
 };
 
 use super::{Command, Decision};
-use crate::state::{RunState, Stage, Stopping};
+use crate::state::{RunState, Stage};
 
 impl RunState {
     /// Puts a slot into the queue for its quota, or launches it at once where nothing is asked for.
     pub(super) fn enqueue(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
-        if self.paused_at.is_some() {
-            if let Some(node) = self.node_mut(slot) {
-                node.stage = Stage::Held;
-                self.held.push(slot);
-            }
-            return;
-        }
         let policy = Arc::clone(&self.pipeline.step(slot.step).policy);
         let needs_room = matches!(self.pipeline.step(slot.step).action, Action::Run(_))
             || policy.pool.is_some()
             || !policy.resources.is_empty();
-        let first = self.node(slot).is_some_and(|n| n.attempt == 0);
-        if first && let Some(limit) = policy.timeouts.get(TimeoutKind::Total) {
-            out.command(Command::TimeoutAt {
-                slot,
-                kind: TimeoutKind::Total,
-                token: FencingToken::new(0),
-                at: at.after(limit),
-            });
-        }
         if !needs_room {
             self.launch(slot, at, out);
             return;
@@ -50,6 +34,9 @@ impl RunState {
         out.command(Command::Admit { slot });
         if let Some(limit) = policy.timeouts.get(TimeoutKind::Queue) {
             let attempt = self.node(slot).map_or(0, |n| u64::from(n.attempt));
+            let paused = self.paused_time(at);
+            let extra = self.extras.entry(slot).or_default();
+            extra.queued.get_or_insert((at, paused));
             out.command(Command::TimeoutAt {
                 slot,
                 kind: TimeoutKind::Queue,
@@ -66,15 +53,15 @@ impl RunState {
                     out.command(Command::Release { slot });
                     if let Some(node) = self.node_mut(slot) {
                         node.state = StepState::Ready;
-                        node.stage = Stage::Held;
                     }
-                    // An attempt number above 0 makes it a retry for `go_on`; both go to the queue.
-                    self.held.push(slot);
+                    self.hold(slot);
                     out.touch(slot);
                 } else {
                     self.launch(slot, at, out);
                 }
             }
+            // Its attempt holds that room.
+            Some(node) if node.state == StepState::Running && node.token != 0 => {}
             // It was withdrawn meanwhile.
             _ => out.command(Command::Release { slot }),
         }
@@ -93,6 +80,7 @@ impl RunState {
         if let Some(extra) = self.extras.get_mut(&slot) {
             (extra.wake_at, extra.timed_out, extra.started, extra.beat_at) =
                 (None, None, false, None);
+            extra.queued = None;
         }
         self.live += 1;
         out.run_changed = true;
@@ -107,30 +95,11 @@ impl RunState {
             attempt,
             token,
         });
-        let (policy, is_job) = (
-            Arc::clone(&self.pipeline.step(slot.step).policy),
-            self.is_job(slot.step),
-        );
-        // The run time of a job counts from its own start, in `attempt_started`.
-        let armed = if is_job {
-            [TimeoutKind::Start, TimeoutKind::Heartbeat]
-        } else {
-            [TimeoutKind::Run, TimeoutKind::Heartbeat]
-        };
-        for kind in armed {
-            if let Some(limit) = policy.timeouts.get(kind) {
-                out.command(Command::TimeoutAt {
-                    slot,
-                    kind,
-                    token,
-                    at: at.after(limit),
-                });
-            }
-        }
+        self.limit_attempt(slot, token, false, at, out);
     }
 
     /// Returns whether the step runs outside of this process.
-    fn is_job(&self, step: u32) -> bool {
+    pub(super) fn is_job(&self, step: u32) -> bool {
         matches!(
             self.pipeline.step(step).action,
             Action::Run(_) | Action::Pipeline(_)
@@ -157,20 +126,8 @@ impl RunState {
             slot,
             attempt: windlass_core::AttemptNo::new(attempt),
         });
-        if self.is_job(slot.step)
-            && let Some(limit) = self
-                .pipeline
-                .step(slot.step)
-                .policy
-                .timeouts
-                .get(TimeoutKind::Run)
-        {
-            out.command(Command::TimeoutAt {
-                slot,
-                kind: TimeoutKind::Run,
-                token,
-                at: at.after(limit),
-            });
+        if self.is_job(slot.step) {
+            self.limit_attempt(slot, token, true, at, out);
         }
     }
 
@@ -183,7 +140,7 @@ impl RunState {
     /// Returns the number of the attempt if it runs under that token.
     fn running(&self, slot: Slot, token: FencingToken) -> Option<u32> {
         self.node(slot)
-            .filter(|n| n.state == StepState::Running && n.token == token.get())
+            .filter(|n| n.state == StepState::Running && n.token != 0 && n.token == token.get())
             .map(|n| n.attempt)
     }
 
@@ -212,9 +169,7 @@ impl RunState {
             (AttemptEnd::Cancelled | AttemptEnd::Failed(_), Some(kind)) => {
                 AttemptEnd::Failed(self.timeout_failure(slot, kind))
             }
-            (AttemptEnd::Cancelled, None)
-                if self.stopping == Stopping::No && !self.map_is_failing(slot) =>
-            {
+            (AttemptEnd::Cancelled, None) if !self.is_winding_up(slot) => {
                 AttemptEnd::Failed(Failure::new(
                     FailureClass::Lost,
                     "stopped by somebody else than the engine",
@@ -258,7 +213,12 @@ impl RunState {
         out: &mut Decision,
     ) {
         let step = self.pipeline.step(slot.step);
-        if step.policy.idempotent.unwrap_or(!self.is_job(slot.step)) {
+        if self.is_winding_up(slot) {
+            // It was to end without a result; waiting for a person would only hold up the rest.
+            self.extras.entry(slot).or_default().failure =
+                Some(Failure::new(FailureClass::Lost, why));
+            self.finish(slot, StepState::Cancelled, at, out);
+        } else if step.policy.idempotent.unwrap_or(!self.is_job(slot.step)) {
             let failure = Failure::new(
                 FailureClass::Lost,
                 format!("nobody can tell how it ended: {why}"),
@@ -300,14 +260,7 @@ impl RunState {
             failure.clone()
         };
         let delay = policy.retry.next_delay(&judged, burned, lost, random);
-        let stopping = match self.stopping {
-            Stopping::No => false,
-            Stopping::FailFast | Stopping::Deadline | Stopping::Cancel => {
-                !self.graph.is_finally(slot.step)
-            }
-            Stopping::Abort => true,
-        };
-        let gone = timed_out == Some(TimeoutKind::Total) || stopping || self.map_is_failing(slot);
+        let gone = timed_out == Some(TimeoutKind::Total) || self.is_winding_up(slot);
         match delay.filter(|_| !gone) {
             None => self.finish(slot, StepState::Failed, at, out),
             Some(delay) => {
@@ -323,37 +276,47 @@ impl RunState {
         }
     }
 
-    /// An attempt never started: launch again, free of charge.
+    /// Returns whether a slot gets no further attempt, because its run stops or its step is failing.
+    fn is_winding_up(&self, slot: Slot) -> bool {
+        self.is_stopped(slot.step) || self.map_is_failing(slot)
+    }
+
+    /// An attempt never started: launch again, free of charge unless a limit passed meanwhile.
     pub(super) fn never_started(
         &mut self,
         slot: Slot,
         token: FencingToken,
         at: Timestamp,
+        random: u64,
         out: &mut Decision,
     ) {
         let Some(attempt) = self.running(slot, token) else {
             return;
         };
         self.live -= 1;
-        let end = AttemptEnd::Failed(Failure::new(
-            FailureClass::Lost,
-            "its host died before it started",
-        ));
+        let timed_out = self.extras.get(&slot).and_then(|e| e.timed_out);
+        let failure = timed_out.map(|kind| self.timeout_failure(slot, kind));
+        let end = failure
+            .clone()
+            .unwrap_or_else(|| Failure::new(FailureClass::Lost, "its host died before it started"));
         out.event(|| EventKind::AttemptEnded {
             slot,
             attempt: windlass_core::AttemptNo::new(attempt),
-            end,
+            end: AttemptEnd::Failed(end),
             usage: None,
         });
         out.command(Command::Release { slot });
+        out.touch(slot);
         if let Some(node) = self.node_mut(slot) {
             node.state = StepState::Ready;
             node.token = 0;
         }
-        if self.stopping != Stopping::No && !self.graph.is_finally(slot.step) {
-            self.finish(slot, StepState::Cancelled, at, out);
-        } else {
-            self.enqueue(slot, at, out);
+        match failure {
+            Some(failure) => self.attempt_failed(slot, &failure, at, random, out),
+            None if self.is_winding_up(slot) => {
+                self.finish(slot, StepState::Cancelled, at, out);
+            }
+            None => self.begin(slot, at, out),
         }
     }
 
@@ -361,89 +324,17 @@ impl RunState {
         let Some((state, stage)) = self.node(slot).map(|n| (n.state, n.stage)) else {
             return;
         };
-        let due = self.extras.get(&slot).and_then(|e| e.wake_at);
+        let Some(due) = self.extras.get(&slot).and_then(|e| e.wake_at) else {
+            return;
+        };
         match (state, stage) {
-            _ if due.is_none_or(|due| due > at) => {}
             (StepState::Retrying, Stage::Held) => {}
-            (StepState::Retrying, _) => self.enqueue(slot, at, out),
+            // The clock was set back since the alarm rang.
+            (StepState::Retrying, _) | (StepState::Waiting, Stage::Time) if due > at => {
+                out.command(Command::WakeAt { slot, at: due });
+            }
+            (StepState::Retrying, _) => self.begin(slot, at, out),
             (StepState::Waiting, Stage::Time) => self.finish(slot, StepState::Succeeded, at, out),
-            _ => {}
-        }
-    }
-
-    pub(super) fn timeout(
-        &mut self,
-        slot: Slot,
-        kind: TimeoutKind,
-        token: FencingToken,
-        at: Timestamp,
-        out: &mut Decision,
-    ) {
-        let Some(node) = self.node(slot) else { return };
-        if node.state.is_final() {
-            return;
-        }
-        let policy = Arc::clone(&self.pipeline.step(slot.step).policy);
-        let Some(limit) = policy.timeouts.get(kind) else {
-            return;
-        };
-        let runs = node.state == StepState::Running;
-        let same_attempt = runs && node.token == token.get();
-        let (ready_at, queued, attempt) = (
-            node.ready_at,
-            node.stage == Stage::Queued,
-            u64::from(node.attempt),
-        );
-        let extra = self.extras.get(&slot);
-        let again = |at: Timestamp, out: &mut Decision| {
-            out.command(Command::TimeoutAt {
-                slot,
-                kind,
-                token,
-                at,
-            })
-        };
-        match kind {
-            TimeoutKind::Queue | TimeoutKind::Total => {
-                if self.paused_at.is_some() {
-                    return again(at.after(limit), out);
-                }
-                let passed = if kind == TimeoutKind::Total {
-                    let end = self.limit_end(ready_at, limit, at);
-                    if end > at {
-                        return again(end, out);
-                    }
-                    true
-                } else {
-                    queued && attempt == token.get()
-                };
-                if !passed {
-                    return;
-                }
-                if runs {
-                    self.stop_attempt(slot, Some(kind), out);
-                } else {
-                    if queued {
-                        out.command(Command::Withdraw { slot });
-                    }
-                    let failure = self.timeout_failure(slot, kind);
-                    self.fail_now(slot, failure, at, out);
-                }
-            }
-            TimeoutKind::Start if same_attempt && !extra.is_some_and(|e| e.started) => {
-                self.stop_attempt(slot, Some(kind), out)
-            }
-            TimeoutKind::Run if same_attempt => self.stop_attempt(slot, Some(kind), out),
-            TimeoutKind::Heartbeat if same_attempt => {
-                match extra
-                    .and_then(|e| e.beat_at)
-                    .map(|b| b.after(limit))
-                    .filter(|next| *next > at)
-                {
-                    Some(next) => again(next, out),
-                    None => self.stop_attempt(slot, Some(kind), out),
-                }
-            }
             _ => {}
         }
     }
@@ -463,31 +354,16 @@ impl RunState {
         let token = FencingToken::new(node.token);
         if timed_out.is_some() {
             let extra = self.extras.entry(slot).or_default();
-            if extra.timed_out.is_some() {
+            let asked = extra.timed_out.is_some();
+            // Whatever limit came first, after the total one there is no other attempt.
+            if !asked || timed_out == Some(TimeoutKind::Total) {
+                extra.timed_out = timed_out;
+            }
+            if asked {
                 return;
             }
-            extra.timed_out = timed_out;
         }
         out.command(Command::Stop { slot, token });
-    }
-
-    fn timeout_failure(&self, slot: Slot, kind: TimeoutKind) -> Failure {
-        let limit = self
-            .pipeline
-            .step(slot.step)
-            .policy
-            .timeouts
-            .get(kind)
-            .unwrap_or_default();
-        let limit = windlass_core::units::format_duration(limit);
-        let message = match kind {
-            TimeoutKind::Queue => format!("waited longer than {limit} for its quota"),
-            TimeoutKind::Start => format!("its target did not start it within {limit}"),
-            TimeoutKind::Run => format!("ran longer than {limit}"),
-            TimeoutKind::Total => format!("took longer than {limit} with all its attempts"),
-            _ => format!("gave no sign of life for {limit}"),
-        };
-        Failure::new(FailureClass::TimedOut, message)
     }
 
     /// Fails a slot for good without another attempt.

@@ -15,24 +15,35 @@ impl RunState {
         node.ready_at = at.as_micros().max(1);
         out.touch(slot);
         out.event(|| EventKind::StepReady { slot });
+        if self.pipeline.step(step).map.is_none() {
+            self.limit_total(slot, at, out);
+        }
         if self.paused_at.is_some() {
-            self.nodes[step as usize].stage = Stage::Held;
-            self.held.push(slot);
+            self.hold(slot);
         } else {
             self.go_on(slot, at, out);
         }
     }
 
+    /// Keeps a slot back until the run is no longer paused.
+    pub(super) fn hold(&mut self, slot: Slot) {
+        if let Some(node) = self.node_mut(slot) {
+            node.stage = Stage::Held;
+            self.held.push(slot);
+        }
+    }
+
     /// Takes a ready slot further: its condition first, then its items, then the queue.
     pub(super) fn go_on(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
-        let Some(state) = self.node(slot).map(|n| n.state) else {
+        let Some((state, attempt)) = self.node(slot).map(|n| (n.state, n.attempt)) else {
             return;
         };
         if state != StepState::Ready && state != StepState::Retrying {
             return;
         }
-        if slot.item.is_some() || state == StepState::Retrying {
-            self.enqueue(slot, at, out);
+        // The condition of a step that was tried is answered.
+        if slot.item.is_some() || attempt > 0 {
+            self.begin(slot, at, out);
         } else if self.pipeline.step(slot.step).when.is_some() {
             self.ask(slot, Stage::When, out);
         } else {
@@ -50,12 +61,19 @@ impl RunState {
     /// The condition of a step is true, or it has none.
     pub(super) fn after_when(&mut self, step: u32, at: Timestamp, out: &mut Decision) {
         let slot = Slot::step(step);
-        let spec = self.pipeline.step(step);
-        if spec.map.is_some() {
+        if self.pipeline.step(step).map.is_some() {
             self.ask(slot, Stage::Items, out);
-            return;
+        } else {
+            self.begin(slot, at, out);
         }
-        let wait = match &spec.action {
+    }
+
+    /// Begins a step that isn't mapped, or an item: its wait for time, or its way to an attempt.
+    pub(super) fn begin(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
+        if self.paused_at.is_some() {
+            return self.hold(slot);
+        }
+        let wait = match &self.pipeline.step(slot.step).action {
             Action::Wait(wait) => Some(wait.as_ref().clone()),
             _ => None,
         };
@@ -122,42 +140,57 @@ impl RunState {
         if starts {
             // A `finally` step also waits for the graph to end.
             if !self.graph.is_finally(step) || self.in_finally {
-                if self.may_start(step) {
-                    self.ready(step, at, out);
-                } else {
+                if self.is_stopped(step) {
                     self.mark_skipped(step, SkipReason::Stopping, out);
                     return true;
                 }
+                self.ready(step, at, out);
             } else {
                 self.nodes[step as usize].stage = Stage::Gate;
             }
             return false;
         }
         if impossible {
-            let blame = match self.nodes[from as usize].state {
-                StepState::Failed => from,
-                _ => self.nodes[from as usize].blame,
-            };
+            let blame = self.blame_for(step, from);
             self.nodes[step as usize].blame = blame;
-            let reason = if blame == NOBODY {
-                SkipReason::Condition
-            } else {
+            let reason = if blame != NOBODY {
                 SkipReason::Blocked {
                     by: self.pipeline.step(blame).name.clone(),
                 }
+            } else if self.nodes[from as usize].state == StepState::Cancelled {
+                SkipReason::Stopping
+            } else {
+                SkipReason::Condition
             };
             self.mark_skipped(step, reason, out);
         }
         impossible
     }
 
-    /// Returns whether a step whose join holds may start though the run is stopping.
-    fn may_start(&self, step: u32) -> bool {
+    /// Returns the failed step that keeps the join of a step from holding, of which the edge from
+    /// `last` was the last hope.
+    fn blame_for(&self, step: u32, last: u32) -> u32 {
+        let blame_of = |s: u32| match self.nodes[s as usize].state {
+            StepState::Failed => s,
+            _ => self.nodes[s as usize].blame,
+        };
+        if blame_of(last) != NOBODY || self.graph.join(step) != Join::Any {
+            return blame_of(last);
+        }
+        let before = self.graph.predecessors(step).iter();
+        before
+            .map(|e| blame_of(e.step))
+            .find(|b| *b != NOBODY)
+            .unwrap_or(NOBODY)
+    }
+
+    /// Returns whether nothing of a step starts any more, and what runs of it was asked to stop.
+    pub(crate) fn is_stopped(&self, step: u32) -> bool {
         match self.stopping {
-            Stopping::No => true,
-            Stopping::FailFast => self.graph.is_finally(step) || self.handles_a_failure(step),
-            Stopping::Deadline | Stopping::Cancel => self.graph.is_finally(step),
-            Stopping::Abort => false,
+            Stopping::No => false,
+            Stopping::FailFast => !self.graph.is_finally(step) && !self.handles_a_failure(step),
+            Stopping::Deadline | Stopping::Cancel => !self.graph.is_finally(step),
+            Stopping::Abort => true,
         }
     }
 

@@ -36,16 +36,18 @@ impl RunState {
             return self.item_ended(slot, state, at, out);
         }
         self.mark_ended(slot.step, state, out, None);
-        self.settle(slot.step, at, out);
         let spec = self.pipeline.step(slot.step);
-        let fatal = state == StepState::Failed
+        let stops_all = state == StepState::Failed
             && !spec.policy.allow_failure
-            && !self.graph.is_finally(slot.step);
-        if fatal
+            && !self.graph.is_finally(slot.step)
             && self.pipeline.spec().on_failure == OnFailure::FailFast
-            && self.stopping == Stopping::No
-        {
+            && self.stopping == Stopping::No;
+        if stops_all {
+            // Before the steps behind it hear of the failure, so that only its handlers start.
             self.stopping = Stopping::FailFast;
+        }
+        self.settle(slot.step, at, out);
+        if stops_all {
             self.stop_main(at, out);
         }
     }
@@ -81,8 +83,8 @@ impl RunState {
     }
 
     fn end_run(&mut self, out: &mut Decision) {
-        let (roots, root_count) = self.roots();
         let failed = match self.pipeline.spec().outcome {
+            _ if self.was_cut_short() => true,
             OutcomeRule::Leaves => !self.leaves_succeeded() || self.finally_failed(),
             _ => self.first_unhandled().is_some(),
         };
@@ -92,11 +94,12 @@ impl RunState {
             Stopping::No | Stopping::FailFast if failed => RunPhase::Failed,
             Stopping::No | Stopping::FailFast => RunPhase::Succeeded,
         };
+        let (roots, root_count) = self.roots(state);
         let reason = match (state, self.stopping) {
             (RunPhase::Failed, Stopping::Deadline) => Some("its deadline passed".to_owned()),
-            (RunPhase::Failed, _) => roots.first().map(|r| match root_count - 1 {
-                0 => format!("{}: {}", r.step, r.failure),
-                more => format!("{}: {} (and {more} more)", r.step, r.failure),
+            (RunPhase::Failed, _) => roots.first().map(|r| match root_count {
+                1 => format!("{}: {}", r.step, r.failure),
+                _ => format!("{}: {} (and {} more)", r.step, r.failure, root_count - 1),
             }),
             _ => None,
         };
@@ -120,11 +123,19 @@ impl RunState {
 
     /// Returns the first ten failures that count, and how many there are.
     ///
-    /// A failed step only runs if its edges held, so every failed step is a root of its own.
-    fn roots(&self) -> (Vec<RootFailure>, usize) {
-        let failed: Vec<u32> = (0..self.graph.len())
-            .filter(|s| self.nodes[*s as usize].state == StepState::Failed && !self.is_excused(*s))
-            .collect();
+    /// A failed step only runs if its edges held, so every failed step is a root of its own. Where
+    /// a run failed for a failure that was handled (by the rule of leaves, or because it fails
+    /// fast), that one is named.
+    fn roots(&self, state: RunPhase) -> (Vec<RootFailure>, usize) {
+        let failed = |s: &u32| self.nodes[*s as usize].state == StepState::Failed;
+        let allowed = |s: &u32| self.pipeline.step(*s).policy.allow_failure;
+        let all = 0..self.graph.len();
+        let unexcused = |s: &u32| failed(s) && !self.is_excused(*s);
+        let failed: Vec<u32> = if state == RunPhase::Failed && !all.clone().any(|s| unexcused(&s)) {
+            all.filter(|s| failed(s) && !allowed(s)).collect()
+        } else {
+            all.filter(unexcused).collect()
+        };
         let roots = failed.iter().take(10).map(|s| {
             let slot = Slot::step(*s);
             let failure = self.extras.get(&slot).and_then(|e| e.failure.clone());
@@ -149,6 +160,19 @@ impl RunState {
     fn first_unhandled(&self) -> Option<u32> {
         (0..self.graph.len())
             .find(|s| self.nodes[*s as usize].state == StepState::Failed && !self.is_excused(*s))
+    }
+
+    /// Returns whether failing fast kept a step from its own end.
+    fn was_cut_short(&self) -> bool {
+        let stopped = |s: u32| match self.nodes[s as usize].state {
+            StepState::Cancelled => true,
+            StepState::Skipped => {
+                let extra = self.extras.get(&Slot::step(s));
+                extra.is_some_and(|e| e.skip == Some(SkipReason::Stopping))
+            }
+            _ => false,
+        };
+        self.stopping == Stopping::FailFast && (0..self.graph.finally_start()).any(stopped)
     }
 
     fn finally_failed(&self) -> bool {

@@ -55,7 +55,7 @@ impl RunState {
             .and_then(|m| m.max_parallel)
             .unwrap_or(u32::MAX);
         while !self.map_is_failing(Slot::item(step, 0))
-            && !self.stopped_map(step)
+            && !self.is_stopped(step)
             && self.nodes[step as usize].state == StepState::Running
         {
             let Some(map) = self.maps.get_mut(&step) else {
@@ -70,7 +70,17 @@ impl RunState {
             let node = &mut map.nodes[item as usize];
             node.state = StepState::Ready;
             node.ready_at = at.as_micros().max(1);
-            self.enqueue(Slot::item(step, item), at, out);
+            let slot = Slot::item(step, item);
+            self.limit_total(slot, at, out);
+            self.begin(slot, at, out);
+            // Most items are launched at once, and that tells enough.
+            if self
+                .node(slot)
+                .is_some_and(|n| n.state != StepState::Running)
+            {
+                out.touch(slot);
+                out.event(|| EventKind::StepReady { slot });
+            }
         }
     }
 
@@ -148,7 +158,7 @@ impl RunState {
         let Some(map) = self.maps.get(&step) else {
             return;
         };
-        let stopped = self.stopped_map(step);
+        let stopped = self.is_stopped(step);
         if map.open > 0 || ((map.next as usize) < map.nodes.len() && !failing && !stopped) {
             return;
         }
@@ -180,7 +190,8 @@ impl RunState {
         self.finish(slot, StepState::Succeeded, at, out);
     }
 
-    /// Hands on the list of the items' values, null for an item that failed or handed on nothing.
+    /// Hands on the list of the items' values, null for an item that failed or handed on nothing;
+    /// nothing at all if there are items and none handed anything on.
     fn collect(&mut self, step: u32) {
         let Some(map) = self.maps.get(&step) else {
             return;
@@ -188,7 +199,7 @@ impl RunState {
         let outputs: Vec<_> = (0..map.nodes.len() as u32)
             .map(|i| self.outputs.get(&Slot::item(step, i)))
             .collect();
-        if outputs.iter().all(Option::is_none) {
+        if !outputs.is_empty() && outputs.iter().all(Option::is_none) {
             return;
         }
         let none = Json::none();

@@ -46,17 +46,18 @@ impl RunState {
                 at: wake_at.unwrap_or(at),
             }),
             StepState::Running if is_map => {}
-            StepState::Running if token != 0 => self.rearm(slot, FencingToken::new(token), at, out),
+            StepState::Running if token != 0 => {
+                // Nobody watched before, so the limits count from now.
+                let started = self.extras.get(&slot).is_some_and(|e| e.started);
+                self.limit_attempt(slot, FencingToken::new(token), started, at, out);
+            }
             StepState::Ready | StepState::Waiting | StepState::Running => {
                 if let Some(node) = self.node_mut(slot) {
                     node.state = StepState::Ready;
                     node.stage = Stage::Plain;
                 }
                 if self.paused_at.is_some() {
-                    if let Some(node) = self.node_mut(slot) {
-                        node.stage = Stage::Held;
-                    }
-                    self.held.push(slot);
+                    self.hold(slot);
                 } else {
                     self.go_on(slot, at, out);
                 }
@@ -78,22 +79,6 @@ impl RunState {
                 token: FencingToken::new(0),
                 at,
             });
-        }
-    }
-
-    /// Sets the time limits of an attempt that may still run; they count from the restart, since
-    /// nobody watched before.
-    fn rearm(&mut self, slot: Slot, token: FencingToken, at: Timestamp, out: &mut Decision) {
-        let timeouts = self.pipeline.step(slot.step).policy.timeouts;
-        for kind in [TimeoutKind::Start, TimeoutKind::Run, TimeoutKind::Heartbeat] {
-            if let Some(limit) = timeouts.get(kind) {
-                out.command(Command::TimeoutAt {
-                    slot,
-                    kind,
-                    token,
-                    at: at.after(limit),
-                });
-            }
         }
     }
 }

@@ -12,41 +12,31 @@ impl RunState {
         out.event(|| EventKind::CancelRequested {
             reason: reason.to_owned(),
         });
-        self.paused_at = None;
+        self.end_pause(at, out);
         self.phase = RunPhase::Running;
-        self.held.clear();
         if self.stopping >= Stopping::Cancel {
             self.stopping = Stopping::Abort;
             self.stop_range(self.graph.finally_start()..self.graph.len(), at, out);
-            return;
+        } else {
+            out.reason = Some(reason.to_owned());
+            self.stopping = Stopping::Cancel;
+            self.stop_main(at, out);
         }
-        out.reason = Some(reason.to_owned());
-        self.stopping = Stopping::Cancel;
-        self.stop_main(at, out);
-        // Held `finally` steps would be forgotten with the pause.
-        if self.in_finally {
-            let waiting = |s: &u32| self.nodes[*s as usize].stage == Stage::Held;
-            for step in (self.graph.finally_start()..self.graph.len())
-                .filter(waiting)
-                .collect::<Vec<_>>()
-            {
-                self.go_on(Slot::step(step), at, out);
-            }
-        }
+        // What a pause held of `finally` goes on.
+        self.go_on_with_held(at, out);
     }
 
     pub(super) fn deadline(&mut self, at: Timestamp, out: &mut Decision) {
-        if self.stopping < Stopping::Deadline && !self.in_finally {
-            self.stopping = Stopping::Deadline;
-            out.run_changed = true;
-            out.reason = Some("its deadline passed".to_owned());
-            if let Some(since) = self.paused_at.take() {
-                self.paused_before += at.since(since);
-                self.phase = RunPhase::Running;
-                self.held.clear();
-            }
-            self.stop_main(at, out);
+        if self.phase == RunPhase::Queued || self.stopping >= Stopping::Deadline || self.in_finally
+        {
+            return;
         }
+        self.stopping = Stopping::Deadline;
+        out.run_changed = true;
+        out.reason = Some("its deadline passed".to_owned());
+        self.end_pause(at, out);
+        self.stop_main(at, out);
+        self.go_on_with_held(at, out);
     }
 
     /// Stops every step of the graph, but for handlers of a failure when failing fast.
@@ -61,8 +51,7 @@ impl RunState {
                 self.nodes[step as usize].state,
                 self.nodes[step as usize].stage,
             );
-            let spared = self.stopping == Stopping::FailFast && self.handles_a_failure(step);
-            if state.is_final() || spared {
+            if state.is_final() || !self.is_stopped(step) {
                 continue;
             }
             let slot = Slot::step(step);
@@ -94,16 +83,6 @@ impl RunState {
         let started = self.maps.get(&step).map_or(0, |m| m.next);
         for item in 0..started {
             self.stop_attempt(Slot::item(step, item), None, out);
-        }
-    }
-
-    /// Returns whether a mapped step starts no more items because the run is stopping.
-    pub(super) fn stopped_map(&self, step: u32) -> bool {
-        match self.stopping {
-            Stopping::No => false,
-            Stopping::FailFast => !self.graph.is_finally(step) && !self.handles_a_failure(step),
-            Stopping::Deadline | Stopping::Cancel => !self.graph.is_finally(step),
-            Stopping::Abort => true,
         }
     }
 }

@@ -1,1 +1,19 @@
+//! Tests of the rules, in three layers: tables of what DESIGN.md promises, random runs against a
+//! reference model written from its text, and garbage that must change nothing.
+//!
+//! All of them go through [`world::World`], which checks after every event what must always hold.
 
+mod edges;
+mod facts;
+mod finally;
+mod fold;
+mod limits;
+mod maps;
+mod outcomes;
+mod pauses;
+mod reboot;
+mod restarts;
+mod retries;
+mod stops;
+mod verbs;
+mod world;
