@@ -2,7 +2,11 @@
 //! work-conserving schedule keeps, max(CP, W/k) and Graham's W/k + CP (1 - 1/k), for 2, 8 and 64
 //! slots; and no step starts before those it needs have ended.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
