@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
 use windlass_core::{
-    Action, CPU, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline,
+    Action, AttemptNo, CPU, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline,
     PipelineName, Reactor, Resources, RunContext, RunId, RunKey, Slot, StorageUri, TimeoutKind,
     Timestamp,
 };
@@ -35,6 +35,9 @@ use crate::writer::{WriteRequest, Written};
 
 /// Inputs that one turn takes at most, so that nobody waits long for an answer.
 const TURN: usize = 8_192;
+
+/// Steps that wait for the workers at most; those beyond it wait in the driver.
+const FEED: usize = 4_096;
 
 /// What the driver is asked or told.
 pub(crate) enum Message {
@@ -151,6 +154,11 @@ pub(crate) struct Driver {
     pub(crate) gate: Gate,
     pub(crate) decision: Decision,
     pub(crate) work: Vec<Work>,
+    /// In-process launches whose turn at the workers hasn't come: a million ready steps wait here
+    /// in 48 bytes each, not as a million contexts.
+    pub(crate) launches: VecDeque<(RunId, Slot, AttemptNo, FencingToken)>,
+    /// Those of them that were stopped before.
+    pub(crate) stopped: HashSet<(RunId, FencingToken)>,
     /// Launches for which no host here has code.
     pub(crate) parked: Vec<(RunId, Command)>,
     /// Inputs put off to the next turn.
@@ -212,6 +220,8 @@ impl Driver {
             gate: Gate::default(),
             decision,
             work: Vec::new(),
+            launches: VecDeque::new(),
+            stopped: HashSet::new(),
             parked: Vec::new(),
             later: Vec::new(),
             draining: None,
@@ -466,9 +476,25 @@ impl Driver {
         } else if !transitions.is_empty() || !gate.is_empty() {
             self.write(transitions, gate);
         }
+        self.feed_workers();
         let mut work = std::mem::take(&mut self.work);
         self.executor.submit(&mut work);
         self.work = work;
+    }
+
+    /// Hands the workers as much as keeps them busy.
+    fn feed_workers(&mut self) {
+        if self.launches.is_empty() {
+            self.stopped.clear();
+            return;
+        }
+        let room = FEED.saturating_sub(self.executor.waiting());
+        for _ in 0..room {
+            let Some((run, slot, attempt, token)) = self.launches.pop_front() else {
+                return;
+            };
+            self.launch_in_process(run, slot, attempt, token);
+        }
     }
 
     fn is_settled(&self) -> bool {

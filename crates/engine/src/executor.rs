@@ -88,18 +88,21 @@ impl Executor {
         }
     }
 
-    /// Asks an attempt to stop; it is dropped after its grace.
-    pub(crate) fn stop(&self, key: Key) {
+    /// Returns how many attempts no worker has taken yet.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.shared.queue).len()
+    }
+
+    /// Asks an attempt to stop; it is dropped after its grace. Returns false if it isn't here.
+    pub(crate) fn stop(&self, key: Key) -> bool {
         if let Some(trigger) = lock(&self.shared.waiting).get(&key) {
             trigger.cancel();
-            return;
+            return true;
         }
-        if let Some(work) = lock(&self.shared.queue)
-            .iter()
-            .find(|w| (w.run, w.slot, w.token) == key)
-        {
-            work.trigger.cancel();
-        }
+        let queue = lock(&self.shared.queue);
+        let queued = queue.iter().find(|w| (w.run, w.slot, w.token) == key);
+        queued.iter().for_each(|w| w.trigger.cancel());
+        queued.is_some()
     }
 }
 
@@ -141,7 +144,8 @@ async fn worker(shared: Arc<Shared>, clock: Arc<dyn Clock>, results: mpsc::Sende
         for work in batch.drain(..) {
             done.extend(poll_once(work, &shared, &clock, &results));
         }
-        if !done.is_empty() && results.send(Message::Inputs(done)).await.is_err() {
+        // Sent also when nothing ended at once: the driver feeds the workers when it hears of them.
+        if results.send(Message::Inputs(done)).await.is_err() {
             return;
         }
         tokio::task::yield_now().await;

@@ -23,7 +23,12 @@ impl Driver {
                 slot,
                 attempt,
                 token,
-            } => self.launch(run, slot, attempt, token),
+            } => match self.runs.get(&run).map(|a| a.bound.kind(slot.step)) {
+                Some(Kind::Native(_) | Kind::Builtin(_)) => {
+                    self.launches.push_back((run, slot, attempt, token))
+                }
+                _ => self.launch(run, slot, attempt, token),
+            },
             Command::Stop { slot, token } => self.stop(run, slot, token),
             Command::WakeAt { .. } | Command::TimeoutAt { .. } | Command::DeadlineAt { .. } => {
                 self.set_alarm(run, command)
@@ -50,6 +55,31 @@ impl Driver {
                 usage: None,
             },
         );
+    }
+
+    /// Launches what the workers are to run, unless it was stopped while it waited for them.
+    pub(super) fn launch_in_process(
+        &mut self,
+        run: RunId,
+        slot: Slot,
+        attempt: AttemptNo,
+        token: FencingToken,
+    ) {
+        if self.stopped.remove(&(run, token)) {
+            let end = AttemptEnd::Cancelled;
+            self.apply(
+                run,
+                Input::Ended {
+                    slot,
+                    token,
+                    end,
+                    output: StepOutput::empty(),
+                    usage: None,
+                },
+            );
+        } else {
+            self.launch(run, slot, attempt, token);
+        }
     }
 
     pub(super) fn launch(
@@ -198,7 +228,11 @@ impl Driver {
             return;
         };
         match active.bound.kind(slot.step) {
-            Kind::Native(_) | Kind::Builtin(_) => self.executor.stop((run, slot, token)),
+            Kind::Native(_) | Kind::Builtin(_) => {
+                if !self.executor.stop((run, slot, token)) && !self.launches.is_empty() {
+                    self.stopped.insert((run, token));
+                }
+            }
             Kind::Job => {
                 if let Some(trigger) = active.jobs.get(&(slot, token)) {
                     trigger.cancel();

@@ -318,3 +318,39 @@ async fn pausing_starts_nothing_new_and_resuming_goes_on() {
     run.resume().await.unwrap();
     assert_eq!(run.outcome().await.unwrap().state, RunState::Succeeded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn more_waiting_steps_than_the_workers_are_fed_with_all_start_and_all_stop() {
+    let (trigger, gate) = windlass_core::CancelSignal::new();
+    let started = Arc::new(AtomicU32::new(0));
+    let mut p = Pipeline::builder("many");
+    let count = Arc::clone(&started);
+    let action = p.implement(
+        "wait",
+        windlass_core::from_fn(move |cx| {
+            let gate = gate.clone();
+            count.fetch_add(1, Ordering::AcqRel);
+            async move {
+                tokio::select! {
+                    () = gate.cancelled() => Ok(()),
+                    () = cx.cancel().cancelled() => Err(StepError::cancelled()),
+                }
+            }
+        }),
+    );
+    for i in 0..10_000 {
+        p.push(StepSpec::new(step(&format!("s{i}")), action.clone()));
+    }
+    let engine = engine().await;
+    let pipeline = p.build().unwrap();
+    let run = start(&engine, pipeline.clone()).await;
+    while started.load(Ordering::Acquire) < 10_000 {
+        tokio::task::yield_now().await;
+    }
+    run.cancel("enough").await.unwrap();
+    assert_eq!(run.outcome().await.unwrap().state, RunState::Cancelled);
+    let again = RunRequest::new("many", "2026-11-04".parse().unwrap());
+    let second = engine.start(again).await.unwrap();
+    trigger.cancel();
+    assert_eq!(second.outcome().await.unwrap().state, RunState::Succeeded);
+}
