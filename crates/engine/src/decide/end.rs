@@ -84,7 +84,7 @@ impl RunState {
 
     fn end_run(&mut self, out: &mut Decision) {
         let failed = match self.pipeline.spec().outcome {
-            _ if self.was_cut_short() => true,
+            _ if self.stopping == Stopping::FailFast && self.was_cut_short() => true,
             OutcomeRule::Leaves => !self.leaves_succeeded() || self.finally_failed(),
             _ => self.first_unhandled().is_some(),
         };
@@ -162,8 +162,8 @@ impl RunState {
             .find(|s| self.nodes[*s as usize].state == StepState::Failed && !self.is_excused(*s))
     }
 
-    /// Returns whether failing fast kept a step from its own end.
-    fn was_cut_short(&self) -> bool {
+    /// Returns whether a stop kept a step of the graph from its own end.
+    pub(super) fn was_cut_short(&self) -> bool {
         let stopped = |s: u32| match self.nodes[s as usize].state {
             StepState::Cancelled => true,
             StepState::Skipped => {
@@ -172,7 +172,7 @@ impl RunState {
             }
             _ => false,
         };
-        self.stopping == Stopping::FailFast && (0..self.graph.finally_start()).any(stopped)
+        (0..self.graph.finally_start()).any(stopped)
     }
 
     fn finally_failed(&self) -> bool {

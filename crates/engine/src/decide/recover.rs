@@ -1,9 +1,11 @@
 //! After a restart: sets every timer and queue entry anew, once the rows are loaded.
 
-use windlass_core::{Action, FencingToken, Slot, StepState, TimeoutKind, Timestamp};
+use std::collections::HashMap;
+
+use windlass_core::{Action, FencingToken, SkipReason, Slot, StepState, TimeoutKind, Timestamp};
 
 use super::{Command, Decision};
-use crate::state::{RunState, Stage};
+use crate::state::{RunState, Stage, Stopping};
 
 impl RunState {
     pub(super) fn recover(
@@ -12,10 +14,19 @@ impl RunState {
         at: Timestamp,
         out: &mut Decision,
     ) {
+        self.recall_blame();
+        if self.stopping == Stopping::No && self.was_cut_short() {
+            // A cancel and a failure that stops all are in the rows; this is what is left.
+            self.stopping = Stopping::Deadline;
+        }
         if let (Some(limit), Some(started)) = (self.pipeline.spec().deadline, started) {
-            out.command(Command::DeadlineAt {
-                at: started.after(limit),
-            });
+            let end = started.after(limit);
+            if end > at {
+                out.command(Command::DeadlineAt { at: end });
+            } else {
+                // Before anything starts again, or ends as if there were time.
+                self.deadline(at, out);
+            }
         }
         for slot in self.open_slots() {
             self.recover_slot(slot, at, out);
@@ -23,6 +34,26 @@ impl RunState {
         for step in self.maps.keys().copied().collect::<Vec<_>>() {
             self.start_items(step, at, out);
             self.close_map(step, at, out);
+        }
+    }
+
+    /// Blames whom the rows blame: which of several failures came first is nowhere else.
+    fn recall_blame(&mut self) {
+        let mut blocked = Vec::new();
+        for (slot, extra) in &self.extras {
+            if let Some(SkipReason::Blocked { by }) = &extra.skip {
+                blocked.push((slot.step, by.clone()));
+            }
+        }
+        if blocked.is_empty() {
+            return;
+        }
+        let steps = self.pipeline.spec().all_steps().zip(0_u32..);
+        let indexes: HashMap<_, _> = steps.map(|(s, i)| (&s.name, i)).collect();
+        for (step, by) in blocked {
+            if let (Some(node), Some(by)) = (self.nodes.get_mut(step as usize), indexes.get(&by)) {
+                node.blame = *by;
+            }
         }
     }
 
@@ -56,6 +87,7 @@ impl RunState {
                     node.state = StepState::Ready;
                     node.stage = Stage::Plain;
                 }
+                out.touch(slot);
                 if self.paused_at.is_some() {
                     self.hold(slot);
                 } else {

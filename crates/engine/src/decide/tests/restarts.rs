@@ -151,3 +151,27 @@ fn a_run_that_nobody_started_is_started() {
     w.restart(|_| Fate::StillRuns);
     w.expect("a running");
 }
+
+#[test]
+fn a_run_whose_deadline_passed_does_not_succeed_after_a_restart() {
+    let mut w = World::start("deadline=1m; a job; b after a; finally f");
+    w.pass(60).expect("b cancelled");
+    w.restart(|_| Fate::StillRuns);
+    w.succeed("a").succeed("f").expect_end(Phase::Failed);
+    // A restart during `finally`, when no deadline can pass any more.
+    let mut w = World::start("deadline=1m; a job; b after a; finally f");
+    w.pass(60).succeed("a");
+    w.restart(|_| Fate::NeverStarted);
+    w.expect("f running").succeed("f").expect_end(Phase::Failed);
+}
+
+#[test]
+fn a_step_skipped_after_a_restart_blames_the_failure_that_rows_name() {
+    let mut w = World::start("a; g; h after g:failed; b after a h any; c; e after b c:failed any");
+    w.fail("a")
+        .succeed("g")
+        .expect("h skipped, b skipped, e pending");
+    w.restart(|_| Fate::StillRuns);
+    w.succeed("c").expect("e skipped");
+    assert_eq!(w.skip_reason("e"), "blocked by the failure of a");
+}
