@@ -29,7 +29,7 @@ pub(super) struct World {
     pub(super) capacity: usize,
     /// True if the test itself answers and grants.
     pub(super) by_hand: bool,
-    /// True if inputs may be nonsense, so that only the run itself is checked.
+    /// True if inputs may be nonsense, so that not every command has its reason.
     pub(super) garbage: bool,
     /// Answers that the run waits for.
     pub(super) pending: Vec<Input>,
