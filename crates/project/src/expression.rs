@@ -210,19 +210,44 @@ impl Expressions for Jinja {
 }
 
 impl Jinja {
-    /// A filter that doesn't exist is found when it is called, so call it: with names that are all there.
+    /// A filter that doesn't exist is found when it is called, so call each one by itself.
     fn check_filters(&self, template: &Template) -> Result<(), ExpressionError> {
-        match self.fill(template, &Value::Null) {
-            Err(e)
-                if e.message.starts_with("unknown filter")
-                    || e.message.starts_with("unknown test")
-                    || e.message.starts_with("unknown function") =>
-            {
-                Err(e)
+        for filter in filters(template.as_str()) {
+            let alone = Template::new(format!("{{{{ 0 | {filter} }}}}"));
+            match self.fill(&alone, &Value::Null) {
+                Err(e) if e.message.starts_with("unknown filter") => {
+                    let text = template.as_str().chars().take(120).collect::<String>();
+                    return Err(ExpressionError::new(format!(
+                        "there is no filter `{filter}` in `{text}`"
+                    )));
+                }
+                _ => {}
             }
-            _ => Ok(()),
+        }
+        Ok(())
+    }
+}
+
+/// Returns the names that follow a `|` outside of quotes.
+fn filters(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut quote = None;
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(q), c) if q == c => quote = None,
+            (None, '|') => {
+                let name: String = text[at + 1..]
+                    .trim_start()
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                found.extend((!name.is_empty()).then_some(name));
+            }
+            _ => {}
         }
     }
+    found
 }
 
 /// Returns the names in `NAME["…"]` and `NAME['…']`, which minijinja doesn't list.
