@@ -2,22 +2,31 @@
 //!
 //! A request may need room in several pools at once (its quota's and its target's) and gets all
 //! or nothing. Order: higher priority first, then first come. A request that doesn't fit may be
-//! passed by later ones at most [`MAX_PASSES`] times; then everything that would take from its
-//! pools waits behind it, so a stream of small requests can't starve a large one.
+//! passed by later ones that take from its pools at most [`MAX_PASSES`] times; then everything
+//! else that would take from them waits behind it, so a stream of small requests can't starve a
+//! large one. Those who wait for a full pool keep nobody from another one, however many they are.
 //!
 //! Pure: no clock, no I/O. What is held is rebuilt at a restart from the attempts that have no end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::sync::Arc;
 
 use windlass_core::{LogicalName, Resources, RunId, Slot, WaitReason};
 
 /// How often a request may be passed by later ones before it blocks them.
 const MAX_PASSES: u32 = 64;
-/// How many requests that don't fit are looked at in one go.
+/// How many requests of a lane that don't fit are looked at in one go.
 const MAX_LOOKS: usize = 256;
 
 /// Names a request: a slot of a run.
 pub(crate) type Claim = (RunId, Slot);
+
+/// Where a request stands: by priority, then by its number.
+type Place = (Reverse<i32>, u64);
+
+/// The pools that a request needs.
+type Pools = Arc<[LogicalName]>;
 
 #[derive(Debug)]
 struct Pool {
@@ -28,7 +37,6 @@ struct Pool {
 #[derive(Debug, Clone)]
 struct Request {
     claim: Claim,
-    pools: Vec<LogicalName>,
     resources: Resources,
     label: String,
     passes: u32,
@@ -36,7 +44,7 @@ struct Request {
 
 #[derive(Debug)]
 struct Holding {
-    pools: Vec<LogicalName>,
+    pools: Pools,
     resources: Resources,
     label: String,
 }
@@ -45,8 +53,9 @@ struct Holding {
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     pools: BTreeMap<LogicalName, Pool>,
-    queue: BTreeMap<(std::cmp::Reverse<i32>, u64), Request>,
-    places: HashMap<Claim, (std::cmp::Reverse<i32>, u64)>,
+    /// Requests by the pools that they need: a lane each, in order.
+    lanes: BTreeMap<Pools, BTreeMap<Place, Request>>,
+    places: HashMap<Claim, (Pools, Place)>,
     held: HashMap<Claim, Holding>,
     next: u64,
     dirty: bool,
@@ -59,7 +68,8 @@ impl Admission {
         self.dirty = true;
     }
 
-    /// Queues a request; a pool without a limit always has room.
+    /// Queues a request, instead of what the claim asked for before; a pool without a limit always
+    /// has room.
     pub(crate) fn request(
         &mut self,
         claim: Claim,
@@ -68,28 +78,37 @@ impl Admission {
         priority: i32,
         label: String,
     ) {
-        let place = (std::cmp::Reverse(priority), self.next);
+        self.withdraw(claim);
+        let pools = Pools::from(pools);
+        let place = (Reverse(priority), self.next);
         self.next += 1;
-        self.queue.insert(
-            place,
-            Request {
-                claim,
-                pools,
-                resources,
-                label,
-                passes: 0,
-            },
-        );
-        self.places.insert(claim, place);
+        let request = Request {
+            claim,
+            resources,
+            label,
+            passes: 0,
+        };
+        let lane = self.lanes.entry(Arc::clone(&pools)).or_default();
+        lane.insert(place, request);
+        self.places.insert(claim, (pools, place));
         self.dirty = true;
     }
 
     /// Takes a request out of the queue.
     pub(crate) fn withdraw(&mut self, claim: Claim) {
-        if let Some(place) = self.places.remove(&claim) {
-            self.queue.remove(&place);
+        if let Some((pools, place)) = self.places.remove(&claim) {
+            self.take_out(&pools, place);
             self.dirty = true;
         }
+    }
+
+    fn take_out(&mut self, pools: &Pools, place: Place) -> Option<Request> {
+        let lane = self.lanes.get_mut(pools)?;
+        let request = lane.remove(&place);
+        if lane.is_empty() {
+            self.lanes.remove(pools);
+        }
+        request
     }
 
     /// Records what an attempt found at a restart holds, whether it fits or not.
@@ -103,7 +122,7 @@ impl Admission {
         self.take(
             claim,
             Holding {
-                pools,
+                pools: pools.into(),
                 resources,
                 label,
             },
@@ -115,7 +134,7 @@ impl Admission {
         let Some(holding) = self.held.remove(&claim) else {
             return;
         };
-        for pool in &holding.pools {
+        for pool in holding.pools.iter() {
             if let Some(pool) = self.pools.get_mut(pool) {
                 pool.used.subtract(&holding.resources);
             }
@@ -125,11 +144,7 @@ impl Admission {
 
     fn take(&mut self, claim: Claim, holding: Holding) {
         self.release(claim);
-        for pool in &holding.pools {
-            if let Some(pool) = self.pools.get_mut(pool) {
-                pool.used.add(&holding.resources);
-            }
-        }
+        add(&mut self.pools, &holding.pools, &holding.resources);
         self.held.insert(claim, holding);
     }
 
@@ -138,51 +153,76 @@ impl Admission {
         if !std::mem::take(&mut self.dirty) {
             return Vec::new();
         }
-        let mut granted = Vec::new();
-        let mut passed: Vec<(std::cmp::Reverse<i32>, u64)> = Vec::new();
-        let mut blocked: BTreeSet<LogicalName> = BTreeSet::new();
-        for (place, request) in &self.queue {
-            if passed.len() >= MAX_LOOKS {
-                break;
-            }
-            if request.pools.iter().any(|p| blocked.contains(p))
-                || self.shortage(&request.pools, &request.resources).is_some()
-            {
-                if request.passes >= MAX_PASSES {
-                    blocked.extend(request.pools.iter().cloned());
-                }
-                passed.push(*place);
-                continue;
-            }
-            granted.push(*place);
-            for pool in &request.pools {
-                if let Some(pool) = self.pools.get_mut(pool) {
-                    pool.used.add(&request.resources);
-                }
-            }
-        }
-        let last = granted.last().copied();
-        for place in passed.into_iter().filter(|p| last.is_some_and(|l| *p < l)) {
-            if let Some(request) = self.queue.get_mut(&place) {
+        let (granted, passed) = self.choose();
+        for (pools, place) in passed {
+            let lane = self.lanes.get_mut(&pools);
+            if let Some(request) = lane.and_then(|lane| lane.get_mut(&place)) {
                 request.passes += 1;
             }
         }
         granted
             .into_iter()
-            .filter_map(|place| {
-                let request = self.queue.remove(&place)?;
-                Some(self.hold(request))
+            .filter_map(|(pools, place)| {
+                let request = self.take_out(&pools, place)?;
+                Some(self.hold(pools, request))
             })
             .collect()
     }
 
+    /// Returns the requests that fit, whose amounts are counted from now on, and those that were
+    /// passed by one of them.
+    fn choose(&mut self) -> (Vec<(Pools, Place)>, Vec<(Pools, Place)>) {
+        let (mut granted, mut waiting) = (Vec::new(), Vec::new());
+        let mut blocked: BTreeSet<&LogicalName> = BTreeSet::new();
+        let mut last_granted: BTreeMap<&LogicalName, Place> = BTreeMap::new();
+        let mut lanes: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|(pools, lane)| (pools, lane.iter().peekable(), 0))
+            .collect();
+        // The first of each lane that wasn't looked at.
+        let mut heads: BinaryHeap<Reverse<(Place, usize)>> = lanes
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(i, (_, lane, _))| Some(Reverse((*lane.peek()?.0, i))))
+            .collect();
+        while let Some(Reverse((place, i))) = heads.pop() {
+            let (pools, lane, looks) = &mut lanes[i];
+            let Some((_, request)) = lane.next() else {
+                continue;
+            };
+            if pools.iter().any(|p| blocked.contains(p))
+                || shortage(&self.pools, pools, &request.resources).is_some()
+            {
+                if request.passes >= MAX_PASSES {
+                    blocked.extend(pools.iter());
+                }
+                waiting.push((Arc::clone(pools), place));
+                *looks += 1;
+            } else {
+                add(&mut self.pools, pools, &request.resources);
+                last_granted.extend(pools.iter().map(|p| (p, place)));
+                granted.push((Arc::clone(pools), place));
+            }
+            if let Some((next, _)) = lane.peek().filter(|_| *looks < MAX_LOOKS) {
+                heads.push(Reverse((**next, i)));
+            }
+        }
+        let was_passed = |(pools, place): &(Pools, Place)| {
+            let mut last = pools.iter().filter_map(|p| last_granted.get(p));
+            last.any(|last| place < last)
+        };
+        waiting.retain(was_passed);
+        (granted, waiting)
+    }
+
     /// Moves a granted request to what is held; its amounts are counted already.
-    fn hold(&mut self, request: Request) -> Claim {
+    fn hold(&mut self, pools: Pools, request: Request) -> Claim {
         self.places.remove(&request.claim);
         self.held.insert(
             request.claim,
             Holding {
-                pools: request.pools,
+                pools,
                 resources: request.resources,
                 label: request.label,
             },
@@ -190,31 +230,17 @@ impl Admission {
         request.claim
     }
 
-    /// Returns the first pool and amount that a request lacks.
-    fn shortage(
-        &self,
-        pools: &[LogicalName],
-        resources: &Resources,
-    ) -> Option<(LogicalName, String)> {
-        pools.iter().find_map(|name| {
-            let pool = self.pools.get(name)?;
-            let excess = resources.first_excess(&pool.used, &pool.limit)?;
-            Some((name.clone(), excess.name.to_owned()))
-        })
-    }
-
     /// Says what a queued claim waits for; `None` if it isn't queued.
     pub(crate) fn explain(&self, claim: Claim) -> Option<WaitReason> {
-        let request = self.queue.get(self.places.get(&claim)?)?;
-        let (pool, resource) = self
-            .shortage(&request.pools, &request.resources)
-            .or_else(|| {
-                // It would fit, so a request that must not be passed stands before it.
-                Some((
-                    request.pools.first()?.clone(),
-                    request.resources.iter().next()?.0.to_owned(),
-                ))
-            })?;
+        let (pools, place) = self.places.get(&claim)?;
+        let request = self.lanes.get(pools)?.get(place)?;
+        let (pool, resource) = shortage(&self.pools, pools, &request.resources).or_else(|| {
+            // It would fit, so a request that must not be passed stands before it.
+            Some((
+                pools.first()?.clone(),
+                request.resources.iter().next()?.0.to_owned(),
+            ))
+        })?;
         let state = self.pools.get(&pool)?;
         let mut holders: Vec<(u64, &str)> = self
             .held
@@ -243,6 +269,28 @@ impl Admission {
         self.pools
             .iter()
             .map(|(name, pool)| (name, &pool.limit, &pool.used))
+    }
+}
+
+/// Returns the first pool and amount that a request lacks.
+fn shortage(
+    state: &BTreeMap<LogicalName, Pool>,
+    pools: &[LogicalName],
+    resources: &Resources,
+) -> Option<(LogicalName, String)> {
+    pools.iter().find_map(|name| {
+        let pool = state.get(name)?;
+        let excess = resources.first_excess(&pool.used, &pool.limit)?;
+        Some((name.clone(), excess.name.to_owned()))
+    })
+}
+
+/// Counts amounts as in use.
+fn add(state: &mut BTreeMap<LogicalName, Pool>, pools: &[LogicalName], resources: &Resources) {
+    for name in pools {
+        if let Some(pool) = state.get_mut(name) {
+            pool.used.add(resources);
+        }
     }
 }
 
@@ -296,6 +344,76 @@ mod tests {
         panic!("the large request starved");
     }
 
+    #[test]
+    fn many_that_wait_for_a_full_pool_keep_nobody_from_another() {
+        let mut a = Admission::default();
+        let other = LogicalName::new("other").unwrap();
+        a.set_limit(pool(), cpu(1));
+        a.set_limit(other.clone(), cpu(1));
+        for n in 0..2_000 {
+            a.request(claim(n), vec![pool()], cpu(1), 0, "waits".into());
+        }
+        assert_eq!(a.grant(), [claim(0)]);
+        a.request(claim(9_999), vec![other], cpu(1), 0, "elsewhere".into());
+        assert_eq!(a.grant(), [claim(9_999)]);
+    }
+
+    #[test]
+    fn a_request_is_passed_only_by_those_that_take_from_its_pools() {
+        let mut a = Admission::default();
+        let other = LogicalName::new("other").unwrap();
+        a.set_limit(pool(), cpu(4));
+        a.request(claim(0), vec![pool()], cpu(2), 0, "holds".into());
+        a.grant();
+        a.request(claim(1), vec![pool()], cpu(4), 0, "large".into());
+        for n in 2..500 {
+            a.request(claim(n), vec![other.clone()], cpu(1), 0, "elsewhere".into());
+            assert_eq!(a.grant(), [claim(n)]);
+        }
+        a.request(claim(500), vec![pool()], cpu(1), 0, "small".into());
+        assert_eq!(
+            a.grant(),
+            [claim(500)],
+            "it takes what nobody else can use now"
+        );
+    }
+
+    #[test]
+    fn asking_again_replaces_the_first_request() {
+        let mut a = Admission::default();
+        a.set_limit(pool(), cpu(0));
+        for _ in 0..2 {
+            a.request(claim(1), vec![pool()], cpu(1), 0, "twice".into());
+        }
+        a.set_limit(pool(), cpu(4));
+        assert_eq!(a.grant(), [claim(1)]);
+    }
+
+    #[test]
+    fn higher_priority_goes_first_and_alike_ones_in_order_whatever_pools_they_need() {
+        let mut a = Admission::default();
+        let other = LogicalName::new("other").unwrap();
+        a.set_limit(pool(), cpu(9));
+        let pools = [
+            vec![pool()],
+            vec![other.clone()],
+            vec![pool(), other],
+            vec![],
+        ];
+        for n in 0..8 {
+            let priority = i32::from(n >= 4);
+            a.request(
+                claim(n),
+                pools[n as usize % 4].clone(),
+                cpu(1),
+                priority,
+                String::new(),
+            );
+        }
+        let order = [4, 5, 6, 7, 0, 1, 2, 3].map(claim);
+        assert_eq!(a.grant(), order);
+    }
+
     proptest! {
         #[test]
         fn what_is_held_never_exceeds_the_limit_and_nothing_that_fits_waits_alone(
@@ -316,7 +434,7 @@ mod tests {
                 prop_assert!(held <= 8_000);
                 prop_assert_eq!(held, a.pools[&pool()].used.get("cpu"));
                 if held == 0 {
-                    prop_assert!(a.queue.is_empty(), "an idle pool lets nobody wait");
+                    prop_assert!(a.lanes.is_empty(), "an idle pool lets nobody wait");
                 }
             }
         }
