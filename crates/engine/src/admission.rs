@@ -25,8 +25,11 @@ pub(crate) type Claim = (RunId, Slot);
 /// Where a request stands: by priority, then by its number.
 type Place = (Reverse<i32>, u64);
 
-/// The pools that a request needs.
+/// The pools that a request needs: its lane.
 type Pools = Arc<[LogicalName]>;
+
+/// A lane, and a place in it.
+type Stand = (Pools, Place);
 
 #[derive(Debug)]
 struct Pool {
@@ -55,7 +58,7 @@ pub(crate) struct Admission {
     pools: BTreeMap<LogicalName, Pool>,
     /// Requests by the pools that they need: a lane each, in order.
     lanes: BTreeMap<Pools, BTreeMap<Place, Request>>,
-    places: HashMap<Claim, (Pools, Place)>,
+    places: HashMap<Claim, Stand>,
     held: HashMap<Claim, Holding>,
     next: u64,
     dirty: bool,
@@ -171,7 +174,7 @@ impl Admission {
 
     /// Returns the requests that fit, whose amounts are counted from now on, and those that were
     /// passed by one of them.
-    fn choose(&mut self) -> (Vec<(Pools, Place)>, Vec<(Pools, Place)>) {
+    fn choose(&mut self) -> (Vec<Stand>, Vec<Stand>) {
         let (mut granted, mut waiting) = (Vec::new(), Vec::new());
         let mut blocked: BTreeSet<&LogicalName> = BTreeSet::new();
         let mut last_granted: BTreeMap<&LogicalName, Place> = BTreeMap::new();
@@ -208,7 +211,7 @@ impl Admission {
                 heads.push(Reverse((**next, i)));
             }
         }
-        let was_passed = |(pools, place): &(Pools, Place)| {
+        let was_passed = |(pools, place): &Stand| {
             let mut last = pools.iter().filter_map(|p| last_granted.get(p));
             last.any(|last| place < last)
         };
