@@ -9,16 +9,12 @@ use rusqlite::Connection;
 use windlass_core::run_store::StoreError;
 
 use super::lock::beside;
+use super::open::cannot;
 
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_records.sql")];
 
 /// Marks a file as ours (`PRAGMA application_id`): "WNDL".
 const APPLICATION: i64 = 0x574e_444c;
-
-fn cannot(what: &str, path: &Path, e: rusqlite::Error) -> StoreError {
-    StoreError::unavailable(format!("can't {what} the store path=`{}`", path.display()))
-        .with_source(e)
-}
 
 fn number(db: &Connection, sql: &str) -> Result<i64, rusqlite::Error> {
     db.query_row(sql, [], |r| r.get(0))
@@ -119,4 +115,63 @@ pub(super) fn copy(db: &Connection, to: &Path, replace: bool) -> Result<(), Stor
 /// Makes a new name in the folder of `path` safe against a power cut.
 pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     std::fs::File::open(super::open::folder_of(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_core::run_store::StoreErrorKind;
+
+    use super::super::open::connect;
+    use super::*;
+
+    const FIRST: &str = "CREATE TABLE meta (key TEXT, value ANY); CREATE TABLE a (x INTEGER);";
+    const SECOND: &str = "ALTER TABLE a ADD COLUMN y INTEGER;";
+    const THIRD: &str = "ALTER TABLE a ADD COLUMN z INTEGER;";
+    const BROKEN: &str = "UPDATE a SET x = 2; ALTER TABLE nothing ADD COLUMN z INTEGER;";
+
+    fn at(db: &Connection) -> (i64, i64) {
+        let columns = "SELECT count(*) FROM pragma_table_info('a')";
+        let version = number(db, "PRAGMA user_version").unwrap();
+        (version, number(db, columns).unwrap())
+    }
+
+    #[test]
+    fn an_older_file_is_upgraded_in_one_go_after_a_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runs.db");
+        let mut db = connect(&path, false).unwrap();
+        migrate(&mut db, &path, &[FIRST], || "one".to_owned()).unwrap();
+        db.execute_batch("INSERT INTO a VALUES (1)").unwrap();
+        assert!(
+            !dir.path().join("runs.db.v0.bak").exists(),
+            "a new file needs no copy"
+        );
+        migrate(&mut db, &path, &[FIRST, SECOND, THIRD], || "two".to_owned()).unwrap();
+        assert_eq!(at(&db), (3, 3));
+        let id = db.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |r| {
+            r.get(0)
+        });
+        assert_eq!(id, Ok("one".to_owned()), "it keeps its name");
+        let copy = Connection::open(dir.path().join("runs.db.v1.bak")).unwrap();
+        assert_eq!(at(&copy), (1, 1));
+        assert_eq!(number(&copy, "SELECT x FROM a"), Ok(1));
+        assert_eq!(number(&copy, "PRAGMA application_id"), Ok(APPLICATION));
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_leaves_the_file_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runs.db");
+        let mut db = connect(&path, false).unwrap();
+        migrate(&mut db, &path, &[FIRST], || "one".to_owned()).unwrap();
+        db.execute_batch("INSERT INTO a VALUES (1)").unwrap();
+        for _ in 0..2 {
+            let failed = migrate(&mut db, &path, &[FIRST, SECOND, BROKEN], String::new);
+            assert_eq!(failed.unwrap_err().kind(), StoreErrorKind::Unavailable);
+            assert_eq!(at(&db), (1, 1));
+            assert_eq!(number(&db, "SELECT x FROM a"), Ok(1));
+        }
+        migrate(&mut db, &path, &[FIRST, SECOND], String::new).unwrap();
+        assert_eq!(at(&db), (2, 2));
+    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::mpsc;
 use windlass_core::run_store::StoreError;
 
@@ -17,7 +17,7 @@ use super::{SqliteOptions, SqliteStore, Writer, write};
 /// Requests that may wait for the writer; more wait at the door.
 const QUEUE: usize = 1_024;
 /// How long to wait for the lock of another connection, for example a shell that writes.
-const BUSY: Duration = Duration::from_secs(10);
+const BUSY: Duration = Duration::from_secs(5);
 /// Pages of the write-ahead log after which it is copied into the file: 16 MiB.
 const CHECKPOINT_PAGES: u32 = 4_096;
 /// Bytes that the log keeps when it is empty.
@@ -27,12 +27,12 @@ const STATEMENTS: usize = 64;
 
 pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, StoreError> {
     let folder = folder_of(path);
-    let cannot = |what: &str, e: std::io::Error| {
+    let io = |what: &str, e: std::io::Error| {
         StoreError::unavailable(format!("can't {what} the store path=`{}`", path.display()))
             .with_source(e)
     };
     if !options.read_only {
-        std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder of", e))?;
+        std::fs::create_dir_all(folder).map_err(|e| io("make the folder of", e))?;
     } else if !path.is_file() {
         return Err(StoreError::unavailable(format!(
             "there is no store path=`{}`",
@@ -54,9 +54,9 @@ pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, S
         let lock = Lock::take(path)?;
         let mut db = connect(path, false)?;
         migrate::migrate(&mut db, path, MIGRATIONS, new_id)?;
-        migrate::sync_folder_of(path).map_err(|e| cannot("sync the folder of", e))?;
+        migrate::sync_folder_of(path).map_err(|e| io("sync the folder of", e))?;
         let id = store_id(&db)?;
-        let writer = start_writer(db, lock).map_err(|e| cannot("start the writer of", e))?;
+        let writer = start_writer(db, lock).map_err(|e| io("start the writer of", e))?;
         (id, Some(writer))
     };
     Ok(SqliteStore {
@@ -103,12 +103,19 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     folder.unwrap_or(Path::new("."))
 }
 
+/// Says what couldn't be done with the file, and sorts the cause by what to do about it.
+pub(super) fn cannot(what: &str, path: &Path, e: rusqlite::Error) -> StoreError {
+    let message = format!("can't {what} the store path=`{}`", path.display());
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::corrupt(message),
+        _ => StoreError::unavailable(message),
+    }
+    .with_source(e)
+}
+
 /// Opens a connection with the settings that every one of them needs.
 pub(super) fn connect(path: &Path, read_only: bool) -> Result<Connection, StoreError> {
-    let failed = |e| {
-        StoreError::unavailable(format!("can't open the store path=`{}`", path.display()))
-            .with_source(e)
-    };
+    let failed = |e| cannot("open", path, e);
     let access = if read_only {
         OpenFlags::SQLITE_OPEN_READ_ONLY
     } else {

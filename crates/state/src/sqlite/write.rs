@@ -231,3 +231,81 @@ impl<'db> Writer<'db> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windlass_core::run_store::{RunRecord, StoreErrorKind};
+    use windlass_core::{Digest, Json, LogicalName, RunId, RunKey, Timestamp};
+
+    use super::super::migrate::{MIGRATIONS, migrate};
+    use super::super::open::connect;
+    use super::*;
+
+    fn request(n: u32, size: usize) -> (Request, oneshot::Receiver<Answer>) {
+        let at = Timestamp::from_micros(i64::from(n) * 1_000);
+        let run = RunRecord::new(
+            RunId::from_parts(at, u128::from(n)),
+            RunKey::new(format!("run-{n}")).unwrap(),
+            "churn".parse().unwrap(),
+            Digest::of(b"churn"),
+            LogicalName::new("dev").unwrap(),
+            "2026-11-03".parse().unwrap(),
+            Json::of(&"x".repeat(size)).unwrap(),
+            at,
+        );
+        let (answer, answered) = oneshot::channel();
+        let batch = vec![Transition::new(vec![Change::CreateRun(Box::new(run))])];
+        let durability = Durability::Synced;
+        (
+            Request {
+                batch,
+                durability,
+                answer,
+            },
+            answered,
+        )
+    }
+
+    #[test]
+    fn a_full_disk_stops_the_writer_and_every_later_commit_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runs.db");
+        let mut db = connect(&path, false).unwrap();
+        migrate(&mut db, &path, MIGRATIONS, || "store".to_owned()).unwrap();
+        // SQLite answers a file that may not grow as it answers a disk without room.
+        let _: i64 = db
+            .query_row("PRAGMA max_page_count=64", [], |r| r.get(0))
+            .unwrap();
+        let (requests, received) = mpsc::channel(16);
+        let mut answers = Vec::new();
+        for (n, size) in (0..).zip([10, 10, 1 << 20, 10, 10]) {
+            let (request, answer) = request(n, size);
+            requests.try_send(request).unwrap();
+            answers.push(answer);
+        }
+        let stopped = OnceLock::new();
+        drop(requests);
+        run(&db, received, &stopped);
+        for mut answer in answers {
+            let error = answer.try_recv().unwrap().unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Fatal);
+            assert!(error.to_string().contains("full"), "{error}");
+        }
+        assert!(stopped.get().unwrap().contains("full"));
+        let runs = db.query_row("SELECT count(*) FROM run", [], |r| r.get::<_, i64>(0));
+        assert_eq!(runs, Ok(0), "nothing of the group is in");
+    }
+
+    #[test]
+    fn a_group_is_bounded_by_transitions_and_by_bytes() {
+        let (requests, mut received) = mpsc::channel(64);
+        for n in 0..32 {
+            let (request, answer) = request(n, MAX_BYTES / 8);
+            drop(answer);
+            requests.try_send(request).unwrap();
+        }
+        let (first, mut group) = (received.try_recv().unwrap(), Vec::new());
+        drain(first, &mut received, &mut group);
+        assert_eq!(group.len(), 8, "8 MiB of 1 MiB each");
+    }
+}
