@@ -1,15 +1,34 @@
 //! An environment: what the logical names of pipelines stand for.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
-use windlass_core::{LogicalName, Quota, Resources, Secret};
+use serde_json::Value;
+use windlass_core::{LogicalName, ObjectKey, Quota, Resources};
 
-use crate::convert::{Converter, resources_of};
+use crate::convert::Converter;
+use crate::diagnostic::{Problem, clip};
 use crate::files::{
     ComputeFile, EnvironmentFile, IsolationLevelFile, NotifierFile, SecretFile, StorageFile,
     StoreFile,
 };
+use crate::secret::SecretBinding;
+use crate::yaml::{Key, Node};
+
+/// Schemes of URLs that name a storage.
+const SCHEMES: &[&str] = &[
+    "s3", "s3a", "az", "azure", "abfs", "abfss", "gs", "memory", "file",
+];
+/// Parts of the names of options that hold secrets.
+const SECRET_WORDS: &[&str] = &[
+    "secret",
+    "password",
+    "token",
+    "sas",
+    "access_key",
+    "account_key",
+];
 
 /// Where the state of runs lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,34 +80,6 @@ pub enum NotifierBinding {
     },
 }
 
-/// Where a secret comes from; its value is read when it is used, and never shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SecretBinding {
-    /// An environment variable.
-    Env(String),
-    /// A file; white space at its end is dropped.
-    File(PathBuf),
-}
-
-impl SecretBinding {
-    /// Reads the value; `env` looks a variable up.
-    ///
-    /// # Errors
-    /// One sentence that names the variable or file, never a value.
-    pub fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secret, String> {
-        match self {
-            Self::Env(name) => env(name)
-                .map(Secret::new)
-                .ok_or_else(|| format!("environment variable {name} is not set")),
-            Self::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(Secret::new(text.trim_end())),
-                Err(e) => Err(format!("file {} can't be read: {e}", path.display())),
-            },
-        }
-    }
-}
-
 /// What the logical names of pipelines stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -117,89 +108,109 @@ pub struct EnvironmentSpec {
     pub owners: BTreeMap<String, Vec<LogicalName>>,
     /// Where secrets come from.
     pub secrets: BTreeMap<LogicalName, SecretBinding>,
+    /// Defaults of parameters that differ here: pipeline → parameter → value.
+    pub parameters: BTreeMap<String, BTreeMap<String, Value>>,
+}
+
+/// Returns true for keys below which a secret might stand by mistake.
+pub(crate) fn may_hold_secret(key: &str) -> bool {
+    matches!(key, "secrets" | "options" | "url" | "signing_key")
+}
+
+/// Returns where secrets seem to stand in an environment file, though none may.
+///
+/// Lines that hold one are not printed, whatever is wrong on them.
+pub(crate) fn plain_secrets(root: &Node) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let below = |section: &str| root.get(section).into_iter().flat_map(Node::entries);
+    for (_, secret) in below("secrets") {
+        let references = |key: &Key| ["env", "file", "command"].contains(&key.name.as_str());
+        if secret.keys().next().is_none() || !secret.keys().all(references) {
+            found.push(secret.span.clone());
+        }
+        let variable = secret
+            .get("env")
+            .filter(|v| !v.text().is_some_and(is_variable));
+        found.extend(variable.map(|v| v.span.clone()));
+    }
+    for (_, storage) in below("storage") {
+        let options = storage.get("options").into_iter().flat_map(Node::entries);
+        let secret = options.filter(|(option, _)| is_secret_option(&option.name));
+        found.extend(secret.map(|(_, value)| value.span.clone()));
+        let url = storage
+            .get("url")
+            .filter(|u| u.text().is_some_and(|u| u.contains('@')));
+        found.extend(url.map(|u| u.span.clone()));
+    }
+    for (_, notifier) in below("notifiers") {
+        let hook = notifier.get("webhook");
+        for key in ["url", "signing_key"] {
+            let value = hook.and_then(|h| h.get(key));
+            let name = value.and_then(|v| v.get("secret")).and_then(Node::text);
+            let is_name = name.is_some_and(|n| LogicalName::new(n).is_ok());
+            found.extend(value.filter(|_| !is_name).map(|v| v.span.clone()));
+        }
+    }
+    found
+}
+
+fn is_secret_option(option: &str) -> bool {
+    let lower = option.to_ascii_lowercase();
+    // An id of a key is public; the key is not.
+    SECRET_WORDS.iter().any(|w| lower.contains(w)) && !lower.ends_with("_id")
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 impl Converter<'_> {
+    /// Converts an environment; what is wrong with it is in `problems`.
     pub(crate) fn environment(
         &mut self,
         name: LogicalName,
         file: &EnvironmentFile,
-        root: &std::path::Path,
+        root: &Path,
     ) -> Option<EnvironmentSpec> {
-        let StoreFile::Sqlite(path) = &file.store;
-        let store = StoreBinding::Sqlite(root.join(self.inside("store/sqlite", path)?));
+        let store = match &file.store {
+            Some(StoreFile::Sqlite(path)) => self.inside("store/sqlite", path),
+            None => self.missing("store"),
+        };
+        let secrets = self.secrets(file, root);
         let mut storages = BTreeMap::new();
         for (name, storage) in &file.storage {
             let at = format!("storage/{name}");
-            if let (Some(name), Some(binding)) =
-                (self.logical(&at, name), self.storage(&at, storage, root))
-            {
+            let binding = self.storage(&at, storage, root, &secrets);
+            if let (Some(name), Some(binding)) = (self.logical(&at, name), binding) {
                 storages.insert(name, binding);
             }
         }
-        let run_storage = self.known("run_storage", "storage", &file.run_storage, &storages)?;
-        let mut compute = BTreeMap::new();
-        for (name, target) in &file.compute {
-            let ComputeFile::Process(process) = target;
-            let mut capacity = Resources::new();
-            if let Some(cpu) = process.cpu {
-                capacity = capacity.cpu_millis(cpu.0);
-            }
-            if let Some(memory) = process.memory {
-                capacity = capacity.memory_bytes(memory.0);
-            }
-            let isolated = process.isolation == IsolationLevelFile::Best;
-            if let Some(name) = self.logical(&format!("compute/{name}"), name) {
-                compute.insert(name, ComputeBinding::Process { capacity, isolated });
-            }
-        }
-        let default_compute = match &file.default_compute {
-            Some(name) => Some(self.known("default_compute", "compute target", name, &compute)?),
-            None => None,
+        let run_storage = match &file.run_storage {
+            Some(name) => self.known("run_storage", "storage", name, &storages),
+            None => self.missing("run_storage"),
         };
-        let mut quotas = Vec::new();
-        for (name, limit) in &file.pools {
-            quotas.extend(self.keep(
-                &format!("pools/{name}"),
-                Quota::new(name, resources_of(limit)),
-            ));
-        }
-        let mut secrets = BTreeMap::new();
-        for (name, secret) in &file.secrets {
-            let at = format!("secrets/{name}");
-            let binding = match secret {
-                SecretFile::Env(variable) => SecretBinding::Env(variable.clone()),
-                SecretFile::File(path) => SecretBinding::File(root.join(path)),
-            };
-            if let Some(name) = self.logical(&at, name) {
-                secrets.insert(name, binding);
-            }
-        }
-        for (name, storage) in &file.storage {
-            for (option, secret) in &storage.secrets {
-                self.known(
-                    &format!("storage/{name}/secrets/{option}"),
-                    "secret",
-                    secret,
-                    &secrets,
-                );
-            }
-        }
+        let compute = self.compute(file);
+        let default_compute = file
+            .default_compute
+            .as_ref()
+            .and_then(|name| self.known("default_compute", "compute target", name, &compute));
+        let quotas = self.quotas(file);
         let notifiers = self.notifiers(file, &secrets);
         let notify = self.all_known("notify", &file.notify, &notifiers);
         let mut owners = BTreeMap::new();
         for (team, owner) in &file.owners {
-            owners.insert(
-                team.clone(),
-                self.all_known(&format!("owners/{team}/notify"), &owner.notify, &notifiers),
-            );
+            let (below, names) = owner.notify();
+            let known = self.all_known(&format!("owners/{team}{below}"), names, &notifiers);
+            owners.insert(team.clone(), known);
         }
         Some(EnvironmentSpec {
             name,
             protected: file.protected,
-            store,
+            store: StoreBinding::Sqlite(root.join(store?)),
             storages,
-            run_storage,
+            run_storage: run_storage?,
             compute,
             default_compute,
             quotas,
@@ -207,7 +218,96 @@ impl Converter<'_> {
             notify,
             owners,
             secrets,
+            parameters: file.parameters.clone(),
         })
+    }
+
+    fn secrets(
+        &mut self,
+        file: &EnvironmentFile,
+        root: &Path,
+    ) -> BTreeMap<LogicalName, SecretBinding> {
+        let mut secrets = BTreeMap::new();
+        for (name, secret) in &file.secrets {
+            let at = format!("secrets/{name}");
+            let binding = match secret {
+                SecretFile::Env(variable) => {
+                    let at = format!("{at}/env");
+                    if !is_variable(variable) {
+                        self.reject_secretly(
+                            &at,
+                            "this is no name of an environment variable",
+                            "write the variable's name, never its value",
+                        );
+                    }
+                    is_variable(variable).then(|| SecretBinding::Env(variable.clone()))
+                }
+                SecretFile::File(path) => self
+                    .path(&format!("{at}/file"), path, root)
+                    .map(SecretBinding::File),
+                SecretFile::Command(command) => {
+                    if command.first().is_none_or(|c| c.trim().is_empty()) {
+                        let at = format!("{at}/command");
+                        self.reject_secretly(
+                            &at,
+                            "the command is empty",
+                            "write [PROGRAM, ARGUMENT, …]",
+                        );
+                    }
+                    Some(SecretBinding::Command(command.clone()))
+                }
+            };
+            if let (Some(name), Some(binding)) = (self.logical(&at, name), binding) {
+                secrets.insert(name, binding);
+            }
+        }
+        secrets
+    }
+
+    /// Reports a problem without printing the line, on which a secret may stand.
+    pub(crate) fn reject_secretly(&mut self, path: &str, message: &str, help: &str) {
+        let problem = Problem::at(self.root.find(path), message);
+        self.problems.push(problem.help(help).discreet());
+    }
+
+    fn compute(&mut self, file: &EnvironmentFile) -> BTreeMap<LogicalName, ComputeBinding> {
+        let mut compute = BTreeMap::new();
+        for (name, target) in &file.compute {
+            let at = format!("compute/{name}");
+            let ComputeFile::Process(process) = target;
+            let mut capacity = Resources::new();
+            let amounts = [
+                ("cpu", process.cpu.map(|c| c.0)),
+                ("memory", process.memory.map(|m| m.0)),
+            ];
+            for (amount, value) in amounts {
+                if value == Some(0) {
+                    self.reject(
+                        &format!("{at}/process/{amount}"),
+                        format!("a target with 0 {amount} can't run anything"),
+                        "write more, or take it away for all that the machine has",
+                    );
+                }
+                capacity = capacity.named(amount, value.unwrap_or(0));
+            }
+            let isolated = process.isolation == IsolationLevelFile::Best;
+            if let Some(name) = self.logical(&at, name) {
+                compute.insert(name, ComputeBinding::Process { capacity, isolated });
+            }
+        }
+        compute
+    }
+
+    fn quotas(&mut self, file: &EnvironmentFile) -> Vec<Quota> {
+        let mut quotas = Vec::new();
+        for (name, limit) in &file.pools {
+            let at = format!("pools/{name}");
+            let limit = self.resources(&at, limit, Some("in a pool would be no limit at all"));
+            if self.logical(&at, name).is_some() {
+                quotas.extend(self.keep(&at, Quota::new(name, limit)));
+            }
+        }
+        quotas
     }
 
     fn notifiers(
@@ -221,23 +321,16 @@ impl Converter<'_> {
             let binding = match notifier {
                 NotifierFile::Log(_) => Some(NotifierBinding::Log),
                 NotifierFile::Webhook(hook) => {
-                    let url = self.known(
-                        &format!("{at}/webhook/url/secret"),
-                        "secret",
-                        &hook.url.secret,
-                        secrets,
-                    );
-                    let key = hook.signing_key.as_ref().map(|k| {
-                        self.known(
-                            &format!("{at}/webhook/signing_key/secret"),
-                            "secret",
-                            &k.secret,
-                            secrets,
-                        )
+                    let at = format!("{at}/webhook");
+                    let url = format!("{at}/url/secret");
+                    let url = self.known(&url, "secret", &hook.url.secret, secrets);
+                    let key = hook.signing_key.as_ref().and_then(|key| {
+                        let at = format!("{at}/signing_key/secret");
+                        self.known(&at, "secret", &key.secret, secrets)
                     });
                     url.map(|url| NotifierBinding::Webhook {
                         url,
-                        signing_key: key.flatten(),
+                        signing_key: key,
                         allow_private: hook.allow_private,
                     })
                 }
@@ -253,31 +346,96 @@ impl Converter<'_> {
         &mut self,
         at: &str,
         file: &StorageFile,
-        root: &std::path::Path,
+        root: &Path,
+        known: &BTreeMap<LogicalName, SecretBinding>,
     ) -> Option<StorageBinding> {
+        let mut secrets = BTreeMap::new();
+        for (option, secret) in &file.secrets {
+            let at = format!("{at}/secrets/{option}");
+            if let Some(secret) = self.known(&at, "secret", secret, known) {
+                secrets.insert(option.clone(), secret);
+            }
+        }
+        for option in file.options.keys() {
+            if is_secret_option(option) {
+                self.reject_secretly(
+                    &format!("{at}/options/{option}"),
+                    &format!("option `{}` is a secret, and can't stand in a file", clip(option)),
+                    &format!("write `secrets: {{ {}: NAME }}`, and define NAME under the environment's `secrets`", clip(option)),
+                );
+            }
+        }
         let url = match (&file.file, &file.url) {
-            (Some(path), None) if path.starts_with('/') => path.clone(),
-            (Some(path), None) => root
-                .join(self.inside(&format!("{at}/file"), path)?)
-                .to_string_lossy()
-                .into_owned(),
-            (None, Some(url)) => url.clone(),
+            (Some(path), None) => {
+                let path = self.path(&format!("{at}/file"), path, root)?;
+                path.to_str()?.to_owned()
+            }
+            (None, Some(url)) => self.url(&format!("{at}/url"), url)?,
             _ => {
-                self.report(at, "a storage has either `file` or `url`").help =
-                    Some("write `file: FOLDER`, or `url: s3://BUCKET/PREFIX`".to_owned());
+                self.reject(
+                    at,
+                    "a storage has either `file` or `url`",
+                    "write `file: FOLDER`, or `url: s3://BUCKET/PREFIX`",
+                );
                 return None;
             }
         };
-        let secrets = file
-            .secrets
-            .iter()
-            .filter_map(|(k, v)| Some((k.clone(), LogicalName::new(v).ok()?)))
-            .collect();
         Some(StorageBinding {
             url,
             options: file.options.clone(),
             secrets,
         })
+    }
+
+    /// Checks the URL of a storage: a known scheme, no password, and no way out of its prefix.
+    fn url(&mut self, at: &str, url: &str) -> Option<String> {
+        let help = "write s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX or memory://; a folder of this host is `file: FOLDER`";
+        let Some((scheme, rest)) = url.split_once("://") else {
+            self.reject_secretly(at, "this is no URL of a storage", help);
+            return None;
+        };
+        if !SCHEMES.contains(&scheme) {
+            self.reject_secretly(at, "no storage has a URL of this scheme", help);
+            return None;
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if authority
+            .split_once('@')
+            .is_some_and(|(user, _)| user.contains(':'))
+            || path.contains('?')
+        {
+            self.reject_secretly(
+                at,
+                "a URL with a password can't stand in a file",
+                "take it out, and name it under `secrets` of the storage",
+            );
+            return None;
+        }
+        if ObjectKey::parse(path).is_err() && !path.is_empty() {
+            self.reject_secretly(
+                at,
+                "the prefix of this URL would leave its storage",
+                "write parts joined by `/`, none of them empty, `.` or `..`",
+            );
+            return None;
+        }
+        Some(url.to_owned())
+    }
+
+    /// Returns a path of the project, or an absolute one of the host.
+    fn path(&mut self, at: &str, path: &str, root: &Path) -> Option<PathBuf> {
+        match path.strip_prefix('/') {
+            None => self.inside(at, path).map(|path| root.join(path)),
+            Some(absolute) if ObjectKey::parse(absolute).is_ok() => Some(PathBuf::from(path)),
+            Some(_) => {
+                self.reject(
+                    at,
+                    format!("the path `{}` is not plain", clip(path)),
+                    "write it without empty parts, `.` and `..`",
+                );
+                None
+            }
+        }
     }
 
     /// Returns a name that must be one of those defined.
@@ -291,22 +449,32 @@ impl Converter<'_> {
         if let Some((name, _)) = defined.get_key_value(name) {
             return Some(name.clone());
         }
-        let near = windlass_core::nearest(name, defined.keys().map(LogicalName::as_str))
-            .map(|n| format!("did you mean `{n}`?"));
-        let help = near.or_else(|| {
-            (!defined.is_empty()).then(|| {
-                format!(
-                    "it has {}",
-                    defined
-                        .keys()
-                        .map(LogicalName::as_str)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                )
-            })
-        });
-        self.report(at, format!("the environment has no {what} `{name}`"))
-            .help = help;
+        let section = match what {
+            "secret" => "secrets",
+            "storage" => "storage",
+            "notifier" => "notifiers",
+            _ => "compute",
+        };
+        if self
+            .root
+            .get(section)
+            .is_some_and(|s| s.get(name).is_some())
+        {
+            // It is there, and what is wrong with it has been said.
+            return None;
+        }
+        if what == "secret" && LogicalName::new(name).is_err() {
+            let help = "write the name of one of the environment's `secrets`, never a value";
+            self.reject_secretly(at, "this is no name of a secret", help);
+            return None;
+        }
+        let problem = Problem::at(
+            self.root.find(at),
+            format!("the environment has no {what} `{}`", clip(name)),
+        );
+        let known = defined.keys().map(LogicalName::as_str);
+        self.problems
+            .push(problem.nearest(name, known, format!("it has no {what} at all")));
         None
     }
 

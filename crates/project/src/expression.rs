@@ -1,15 +1,127 @@
 //! The expression language of pipelines: minijinja, strict about unknown names, bounded, pure.
+//!
+//! Nothing in it reads a clock, a file or the network, and every template has the same budget of
+//! work, which counts bytes as well as instructions, so hostile text ends early. Names are checked
+//! when a pipeline is loaded: what [`Expressions::references`] finds is compared with what there is.
+
+mod scan;
 
 use std::collections::BTreeSet;
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
-use windlass_core::{ExpressionError, Expressions, References, Template};
+use windlass_core::{ExpressionError, Expressions, References, Template, nearest};
 
-/// Work that one template may do, in minijinja's instructions.
+use self::scan::{Hole, Member, holes};
+
+/// Work that one template may do: an instruction, or 64 bytes of text made.
 const FUEL: u64 = 100_000;
 /// Text that one template may make.
 const MAX_OUTPUT: usize = 1 << 20;
+/// Text that a template may be.
+const MAX_TEMPLATE: usize = 1 << 16;
+
+/// Filters of minijinja and, at the end, our own.
+const FILTERS: &[&str] = &[
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "chain",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+    "zip", //
+    "basename",
+    "day",
+    "json",
+    "month",
+    "slug",
+    "year",
+];
+
+/// Tests of minijinja that have a word for a name.
+const TESTS: &[&str] = &[
+    "boolean",
+    "defined",
+    "divisibleby",
+    "endingwith",
+    "eq",
+    "equalto",
+    "escaped",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "ge",
+    "greaterthan",
+    "gt",
+    "in",
+    "int",
+    "integer",
+    "iterable",
+    "le",
+    "lessthan",
+    "lower",
+    "lt",
+    "mapping",
+    "ne",
+    "none",
+    "number",
+    "odd",
+    "safe",
+    "sameas",
+    "sequence",
+    "startingwith",
+    "string",
+    "test",
+    "true",
+    "undefined",
+    "upper",
+];
+
+/// What `run` has.
+const RUN_FIELDS: &[&str] = &["id", "key", "date", "pipeline", "environment"];
+/// What `steps.NAME` has.
+const STEP_FIELDS: &[&str] = &["state", "result"];
 
 /// Fills `{{ … }}` with minijinja.
 ///
@@ -45,29 +157,20 @@ impl Jinja {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_recursion_limit(50);
         environment.set_fuel(Some(FUEL));
-        environment.add_filter("month", |date: String| part_of_date(&date, 7));
-        environment.add_filter("year", |date: String| part_of_date(&date, 4));
-        environment.add_filter("day", |date: String| {
-            part_of_date(&date, 10).map(|d| d[8..].to_owned())
-        });
+        // It prints what is inside, which differs from version to version.
+        environment.remove_global("debug");
+        environment.add_filter("month", |date: String| part_of_date(&date, 0..7));
+        environment.add_filter("year", |date: String| part_of_date(&date, 0..4));
+        environment.add_filter("day", |date: String| part_of_date(&date, 8..10));
         environment.add_filter("json", |value: minijinja::Value| {
             serde_json::to_string(&value)
                 .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
         });
         environment.add_filter("basename", |path: String| {
-            path.trim_end_matches('/')
-                .rsplit('/')
-                .next()
-                .unwrap_or("")
-                .to_owned()
+            let path = path.trim_end_matches('/');
+            path.rsplit('/').next().unwrap_or("").to_owned()
         });
         environment.add_filter("slug", |text: String| slug(&text));
-        // Padding and ranges can make much of little; fuel doesn't see what one call makes.
-        environment.remove_global("range");
-        environment.remove_filter("indent");
-        environment.remove_filter("batch");
-        environment.remove_filter("slice");
-        environment.remove_filter("format");
         Self { environment }
     }
 
@@ -75,7 +178,7 @@ impl Jinja {
         let compiled = self
             .environment
             .template_from_str(template.as_str())
-            .map_err(|e| shown(&e, template))?;
+            .map_err(|e| error_of(&e))?;
         let mut out = Bounded(Vec::new());
         match compiled.render_captured_to(
             minijinja::Value::from(minijinja::value::Serde(scope)),
@@ -84,12 +187,34 @@ impl Jinja {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::WriteFailure => {
                 return Err(ExpressionError::new(format!(
-                    "makes more than {MAX_OUTPUT} bytes"
+                    "makes more than {MAX_OUTPUT} bytes of text"
                 )));
             }
-            Err(e) => return Err(shown(&e, template)),
+            Err(e) => return Err(error_of(&e)),
         }
         String::from_utf8(out.0).map_err(|_| ExpressionError::new("makes no valid text"))
+    }
+
+    /// Evaluates the expression of a hole that is the whole template.
+    fn value(&self, expression: &str, scope: &Value) -> Result<Value, ExpressionError> {
+        let compiled = self
+            .environment
+            .compile_expression(expression)
+            .map_err(|e| error_of(&e))?;
+        let value = compiled
+            .eval(minijinja::Value::from(minijinja::value::Serde(scope)))
+            .map_err(|e| error_of(&e))?;
+        if value.is_undefined() {
+            return Err(ExpressionError::new("uses a name that isn't there"));
+        }
+        let json = serde_json::to_value(&value)
+            .map_err(|e| ExpressionError::new(format!("makes no value: {e}")))?;
+        if json.is_null() && !value.is_none() {
+            return Err(ExpressionError::new(
+                "makes a number that is infinite or none at all",
+            ));
+        }
+        Ok(json)
     }
 }
 
@@ -112,14 +237,20 @@ impl std::io::Write for Bounded {
 
 /// Returns the expression of a template that is one hole and nothing else.
 fn single_hole(text: &str) -> Option<&str> {
-    let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
-    (!inner.contains("{{") && !inner.contains("}}") && !inner.contains("{%"))
-        .then(|| inner.trim_matches('-').trim())
+    let trimmed = text.trim();
+    match holes(trimmed).as_slice() {
+        [hole] if !hole.is_statement && hole.span == (0..trimmed.len()) => {
+            let inner = trimmed.strip_prefix("{{")?.strip_suffix("}}")?;
+            let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
+            Some(inner.strip_suffix('-').unwrap_or(inner).trim())
+        }
+        _ => None,
+    }
 }
 
-fn part_of_date(date: &str, length: usize) -> Result<String, minijinja::Error> {
+fn part_of_date(date: &str, part: std::ops::Range<usize>) -> Result<String, minijinja::Error> {
     date.parse::<windlass_core::LogicalDate>()
-        .map(|d| d.to_string()[..length].to_owned())
+        .map(|d| d.to_string()[part].to_owned())
         .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
 }
 
@@ -136,137 +267,141 @@ fn slug(text: &str) -> String {
         .join("-")
 }
 
-fn shown(error: &minijinja::Error, template: &Template) -> ExpressionError {
+fn error_of(error: &minijinja::Error) -> ExpressionError {
     let detail = error
         .detail()
         .map_or_else(String::new, |d| format!(": {d}"));
     let what = match error.kind() {
         ErrorKind::UndefinedError => "uses a name that isn't there".to_owned(),
         ErrorKind::OutOfFuel => "takes too much work".to_owned(),
+        ErrorKind::SyntaxError => "the expression is not valid".to_owned(),
         kind => kind.to_string(),
     };
-    let message = ExpressionError::new(format!(
-        "{what}{detail} in `{}`",
-        template.as_str().chars().take(120).collect::<String>()
-    ));
+    let found = ExpressionError::new(format!("{what}{detail}"));
     match error.range() {
-        Some(range) => message.at(range.start, range.end),
-        None => message,
+        Some(range) => found.at(range.start, range.end),
+        None => found,
     }
+}
+
+/// Adds the template to an error of a run, which has no line of a file to show.
+fn in_template(mut error: ExpressionError, template: &Template) -> ExpressionError {
+    let text: String = template.as_str().chars().take(120).collect();
+    error.message = format!("{} in `{text}`", error.message);
+    error
 }
 
 impl Expressions for Jinja {
     fn render(&self, template: &Template, scope: &Value) -> Result<String, ExpressionError> {
         self.fill(template, scope)
+            .map_err(|e| in_template(e, template))
     }
 
     fn evaluate(&self, template: &Template, scope: &Value) -> Result<Value, ExpressionError> {
-        let Some(expression) = single_hole(template.as_str()) else {
-            return self.fill(template, scope).map(Value::from);
-        };
-        let compiled = self
-            .environment
-            .compile_expression(expression)
-            .map_err(|e| shown(&e, template))?;
-        let value = compiled
-            .eval(minijinja::Value::from(minijinja::value::Serde(scope)))
-            .map_err(|e| shown(&e, template))?;
-        if value.is_undefined() {
-            return Err(ExpressionError::new(format!(
-                "uses a name that isn't there in `{}`",
-                template.as_str()
-            )));
+        match single_hole(template.as_str()) {
+            Some(expression) => self.value(expression, scope),
+            None => self.fill(template, scope).map(Value::from),
         }
-        serde_json::to_value(&value)
-            .map_err(|e| ExpressionError::new(format!("makes no value: {e}")))
+        .map_err(|e| in_template(e, template))
     }
 
     fn references(&self, template: &Template) -> Result<References, ExpressionError> {
+        let text = template.as_str();
+        if text.len() > MAX_TEMPLATE {
+            return Err(ExpressionError::new(format!(
+                "the text has {} bytes, more than {MAX_TEMPLATE}",
+                text.len()
+            )));
+        }
         let compiled = self
             .environment
-            .template_from_str(template.as_str())
-            .map_err(|e| shown(&e, template))?;
+            .template_from_str(text)
+            .map_err(|e| error_of(&e))?;
         let mut found = References::default();
         found.names = compiled
             .undeclared_variables(false)
             .into_iter()
             .filter(|n| !self.environment.globals().any(|(g, _)| g == n))
             .collect();
-        for path in compiled.undeclared_variables(true) {
-            let mut parts = path.split('.');
-            match (parts.next(), parts.next()) {
-                (Some("params"), Some(name)) => drop(found.params.insert(name.to_owned())),
-                (Some("steps"), Some(name)) => drop(found.steps.insert(name.to_owned())),
-                _ => {}
+        for hole in holes(text) {
+            check_words(&hole)?;
+            let names: BTreeSet<&str> = found.names.iter().map(String::as_str).collect();
+            let free = |i: usize| {
+                let word = hole.word(i).filter(|w| names.contains(w))?;
+                let is_member = i > 0 && (hole.sign(i - 1, '.') || hole.sign(i - 1, '|'));
+                let is_keyword = hole.sign(i + 1, '=') && !hole.sign(i + 2, '=');
+                (!is_member && !is_keyword).then_some(word)
+            };
+            let (mut params, mut steps) = (Vec::new(), Vec::new());
+            for i in 0..hole.tokens.len() {
+                match (free(i), hole.member(i)) {
+                    (Some("params"), Member::Named(name, _)) => params.push(name.to_owned()),
+                    (Some("run"), Member::Named(name, place)) => {
+                        check_field("`run` has no", name, RUN_FIELDS, place)?;
+                    }
+                    (Some("steps"), Member::Named(name, _)) => {
+                        let last = if hole.sign(i + 1, '.') { i + 2 } else { i + 3 };
+                        if let Member::Named(field, place) = hole.member(last) {
+                            check_field("a step has no", field, STEP_FIELDS, place)?;
+                        }
+                        steps.push(name.to_owned());
+                    }
+                    (Some("steps"), Member::Computed | Member::None) => {
+                        let place = hole.tokens[i].1.clone();
+                        return Err(ExpressionError::new(
+                            "`steps` needs the name of a step behind it: write steps.NAME, or steps[\"NAME\"]",
+                        )
+                        .at(place.start, place.end));
+                    }
+                    _ => {}
+                }
             }
+            found.params.extend(params);
+            found.steps.extend(steps);
         }
-        found.steps.extend(quoted_after(template.as_str(), "steps"));
-        found
-            .params
-            .extend(quoted_after(template.as_str(), "params"));
-        self.check_filters(template)?;
         Ok(found)
     }
 }
 
-impl Jinja {
-    /// A filter that doesn't exist is found when it is called, so call each one by itself.
-    fn check_filters(&self, template: &Template) -> Result<(), ExpressionError> {
-        for filter in filters(template.as_str()) {
-            let alone = Template::new(format!("{{{{ 0 | {filter} }}}}"));
-            match self.fill(&alone, &Value::Null) {
-                Err(e) if e.message.starts_with("unknown filter") => {
-                    let text = template.as_str().chars().take(120).collect::<String>();
-                    return Err(ExpressionError::new(format!(
-                        "there is no filter `{filter}` in `{text}`"
-                    )));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+fn check_field(
+    what: &str,
+    name: &str,
+    known: &[&str],
+    place: std::ops::Range<usize>,
+) -> Result<(), ExpressionError> {
+    if known.contains(&name) {
+        return Ok(());
     }
+    let help = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("it has {}", known.join(", ")),
+    };
+    Err(ExpressionError::new(format!("{what} `{name}`; {help}")).at(place.start, place.end))
 }
 
-/// Returns the names that follow a `|` outside of quotes.
-fn filters(text: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut quote = None;
-    for (at, c) in text.char_indices() {
-        match (quote, c) {
-            (None, '"' | '\'') => quote = Some(c),
-            (Some(q), c) if q == c => quote = None,
-            (None, '|') => {
-                let name: String = text[at + 1..]
-                    .trim_start()
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect();
-                found.extend((!name.is_empty()).then_some(name));
-            }
-            _ => {}
+/// Checks the filters and tests of a hole; those within a branch that isn't taken too.
+fn check_words(hole: &Hole<'_>) -> Result<(), ExpressionError> {
+    let unknown = |what: &str, i: usize, known: &[&str]| {
+        let Some(word) = hole.word(i).filter(|w| !known.contains(w)) else {
+            return Ok(());
+        };
+        let help = nearest(word, known.iter().copied())
+            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        let place = &hole.tokens[i].1;
+        Err(
+            ExpressionError::new(format!("there is no {what} `{word}`{help}"))
+                .at(place.start, place.end),
+        )
+    };
+    for i in 0..hole.tokens.len() {
+        if hole.sign(i, '|') || (hole.is_statement && i == 0 && hole.word(0) == Some("filter")) {
+            unknown("filter", i + 1, FILTERS)?;
+        } else if hole.word(i) == Some("is") && i > 0 && !hole.sign(i - 1, '.') {
+            let not = usize::from(hole.word(i + 1) == Some("not"));
+            unknown("test", i + 1 + not, TESTS)?;
         }
     }
-    found
-}
-
-/// Returns the names in `NAME["…"]` and `NAME['…']`, which minijinja doesn't list.
-fn quoted_after(text: &str, name: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for (at, _) in text.match_indices(name) {
-        let rest = &text[at + name.len()..];
-        let Some(rest) = rest.trim_start().strip_prefix('[') else {
-            continue;
-        };
-        let rest = rest.trim_start();
-        let Some(quote) = rest.chars().next().filter(|c| "\"'".contains(*c)) else {
-            continue;
-        };
-        if let Some(end) = rest[1..].find(quote) {
-            found.insert(rest[1..=end].to_owned());
-        }
-    }
-    found
+    Ok(())
 }
 
 #[cfg(test)]
@@ -275,11 +410,16 @@ mod tests {
 
     use super::*;
 
+    fn refused(text: &str) -> String {
+        let j = Jinja::new();
+        j.references(&Template::new(text)).unwrap_err().message
+    }
+
     #[test]
     fn names_are_found_in_both_forms() {
         let found = Jinja::new()
             .references(&Template::new(
-                "{{ steps.train.result.auc + steps['re-use'].result + params.x + item }}",
+                "steps['no'] {{ steps.train.result.auc + steps['re-use'].result + params.x + item }} {{ 'steps.not' }}",
             ))
             .unwrap();
         assert_eq!(
@@ -291,40 +431,130 @@ mod tests {
     }
 
     #[test]
+    fn names_that_a_statement_makes_are_not_asked_for() {
+        let found = Jinja::new()
+            .references(&Template::new(
+                "{% for steps in params.list %}{{ steps }}{{ loop.index }}{% endfor %}{{ dict(run=1) }}",
+            ))
+            .unwrap();
+        assert_eq!(found.names, ["params".to_owned()].into());
+        assert!(found.steps.is_empty());
+    }
+
+    /// Each makes gigabytes, or takes hours, unless something stops it.
+    #[test]
     fn work_and_text_are_bounded() {
         let j = Jinja::new();
-        let scope = json!({ "a": "x".repeat(1_000_000) });
-        assert!(j.render(&Template::new("{{ a }}{{ a }}"), &scope).is_err());
-        let list = json!({ "l": (0..1_000).collect::<Vec<_>>() });
-        assert!(j.render(&Template::new("{% for a in l %}{% for b in l %}{% for c in l %}{% endfor %}{% endfor %}{% endfor %}"), &list).is_err());
+        let scope = json!({ "a": "x".repeat(600_000), "l": (0..1_000).collect::<Vec<_>>() });
+        let double = "{% set s = s ~ s %}".repeat(40);
+        let grow = "| replace('x', 'xxxxxxxx') ".repeat(30);
+        let nested = "{% for a in l %}".repeat(8) + &"{% endfor %}".repeat(8);
+        let bind = format!(
+            "{{% for a in ['xx'] %}}{}{}{{% endfor %}}",
+            "{% for a in [a ~ a] %}".repeat(40),
+            "{% endfor %}".repeat(40)
+        );
+        let calls = format!(
+            "{{% macro m(x) %}}{{{{ x ~ x }}}}{{% endmacro %}}{{{{ {}'xx'{} }}}}",
+            "m(".repeat(40),
+            ")".repeat(40)
+        );
+        for text in [
+            "{{ a }}{{ a }}",
+            &format!("{{% set s = 'xx' %}}{double}{{{{ s | length }}}}"),
+            &format!("{{{{ ('x' {grow}) | length }}}}"),
+            &nested,
+            &bind,
+            &calls,
+            "{{ ('x' * 99999999) | length }}",
+            "{{ ([1] * 99999999) | list | length }}",
+            "{{ range(100000000) | list | length }}",
+            "{{ '%0999999999d' | format(1) }}",
+            "{{ 'x' | indent(999999999, true) }}",
+            "{{ (l | join(a)) | length }}",
+            "{{ 9 ** 9 ** 9 ** 9 }}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ l | map('string') | map('replace', '1', a) | list | length }}",
+        ] {
+            let shown: String = text.chars().take(60).collect();
+            assert!(j.render(&Template::new(text), &scope).is_err(), "{shown}");
+        }
     }
 
     #[test]
-    fn a_filter_that_does_not_exist_is_an_error_before_anything_runs() {
-        let e = Jinja::new()
-            .references(&Template::new("{{ 'a' | upcase }}"))
-            .unwrap_err();
-        assert!(e.message.contains("upcase"), "{e}");
+    fn a_filter_that_does_not_exist_is_found_before_anything_runs() {
+        assert_eq!(
+            refused("{{ params.x | uper }}"),
+            "there is no filter `uper`; did you mean `upper`?"
+        );
+        assert!(refused("{% if false %}{{ 1 | nope }}{% endif %}").contains("nope"));
+        assert!(refused("{{ params.x is not evn }}").contains("did you mean `even`?"));
+    }
+
+    #[test]
+    fn fields_that_do_not_exist_are_found() {
+        assert!(refused("{{ run.dat }}").contains("did you mean `date`?"));
+        assert!(refused("{{ steps.a.results }}").contains("did you mean `result`?"));
+        assert!(refused("{{ steps[params.x].result }}").contains("needs the name"));
+        assert!(refused("{{ steps | length }}").contains("needs the name"));
+        assert!(refused("{{ params.x + }}").starts_with("the expression is not valid"));
+    }
+
+    #[test]
+    fn the_lists_of_filters_and_tests_are_those_of_the_language() {
+        let mut j = Jinja::new();
+        let known = |text: String| {
+            let environment = Jinja::new().environment;
+            match environment.render_str(&text, ()) {
+                Ok(_) => true,
+                Err(e) => !matches!(e.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest),
+            }
+        };
+        for filter in FILTERS {
+            assert!(known(format!("{{{{ 1 | {filter} }}}}")), "{filter}");
+            j.environment.remove_filter(filter);
+        }
+        for test in TESTS {
+            assert!(known(format!("{{{{ 1 is {test} }}}}")), "{test}");
+            j.environment.remove_test(test);
+        }
+        let left = format!("{:?}", j.environment);
+        for builtin in ["replace", "tojson", "urlencode"] {
+            assert!(!left.contains(&format!("\"{builtin}\"")), "{left}");
+        }
     }
 
     #[test]
     fn one_hole_keeps_its_type() {
         let scope = json!({ "params": { "list": [1, 2], "yes": true } });
         let j = Jinja::new();
+        let value = |text: &str| j.evaluate(&Template::new(text), &scope);
+        assert_eq!(value("{{ params.list }}").unwrap(), json!([1, 2]));
+        assert_eq!(value(" {{- params.yes -}} ").unwrap(), json!(true));
+        assert_eq!(value("n={{ params.list[0] }}").unwrap(), json!("n=1"));
         assert_eq!(
-            j.evaluate(&Template::new("{{ params.list }}"), &scope)
-                .unwrap(),
-            json!([1, 2])
+            value("{{ {'a': {'b': 1}} }}").unwrap(),
+            json!({"a": {"b": 1}})
+        );
+        assert_eq!(value("{{ none }}").unwrap(), Value::Null);
+        assert_eq!(value("{{ 1 }}{{ 2 }}").unwrap(), json!("12"));
+        assert!(value("{{ 1e308 * 10 }}").is_err());
+    }
+
+    #[test]
+    fn dates_paths_and_titles_are_cut_as_documented() {
+        let scope = json!({ "run": { "date": "2026-11-03" } });
+        let render = |text: &str| Jinja::new().render(&Template::new(text), &scope).unwrap();
+        assert_eq!(
+            render("{{ run.date | year }} {{ run.date | month }} {{ run.date | day }}"),
+            "2026 2026-11 03"
         );
         assert_eq!(
-            j.evaluate(&Template::new("{{ params.yes }}"), &scope)
-                .unwrap(),
-            json!(true)
+            render("{{ 'Größe & more' | slug }} {{ 'a/b/c.csv' | basename }}"),
+            "gr-e-more c.csv"
         );
-        assert_eq!(
-            j.evaluate(&Template::new("n={{ params.list[0] }}"), &scope)
-                .unwrap(),
-            json!("n=1")
-        );
+        assert_eq!(render("{{ {'a': [1, 'x']} | json }}"), r#"{"a":[1,"x"]}"#);
+        let wrong = Jinja::new().render(&Template::new("{{ 'soon' | month }}"), &scope);
+        assert!(wrong.unwrap_err().message.contains("soon"));
     }
 }
