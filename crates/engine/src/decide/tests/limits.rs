@@ -33,6 +33,16 @@ fn queue_each_attempt_waits_by_itself() {
 }
 
 #[test]
+fn queue_a_pause_counts_for_the_attempt_that_waits() {
+    let mut w = World::of("a pool queue=1m tries=2; b pool")
+        .room(1)
+        .started();
+    w.fail("a").pass(20).expect("a waiting, b running");
+    w.pause().pass(30).resume().pass(49).expect("a waiting");
+    w.pass(1).expect("a failed");
+}
+
+#[test]
 fn start_a_job_that_its_target_does_not_start_is_stopped_and_burns_nothing() {
     let mut w = World::start("a job start=1m tries=1");
     w.pass(60).stopped("a").expect("a retrying");
@@ -86,7 +96,7 @@ fn run_a_limit_is_of_one_attempt_and_burns_a_retry() {
 #[test]
 fn run_the_limit_of_an_attempt_that_ended_says_nothing_to_the_next() {
     let mut w = World::start("a run=1m tries=2");
-    w.pass(55).fail("a").pass(10).expect("a running");
+    w.pass(40).fail("a").pass(19).expect("a running").pass(1);
     assert!(
         !w.stops.contains(&w.live[&w.slot("a")]),
         "the first attempt's minute is over"
@@ -245,6 +255,16 @@ fn the_deadline_ends_a_pause_and_leaves_finally_alone() {
         .expect("f running")
         .succeed("f")
         .expect_end(Phase::Succeeded);
+}
+
+#[test]
+fn a_deadline_after_a_cancel_leaves_the_run_cancelled() {
+    let mut w = World::start("deadline=1m; a; finally f");
+    w.cancel().pass(60).stopped("a").succeed("f");
+    w.expect_end(Phase::Cancelled);
+    let mut w = World::start("deadline=1m; a; finally f");
+    w.pass(60).cancel().stopped("a").expect("f running");
+    w.succeed("f").expect_end(Phase::Cancelled);
 }
 
 #[test]

@@ -30,6 +30,16 @@ fn a_retry_that_is_due_during_a_pause_waits_for_its_end() {
 }
 
 #[test]
+fn a_second_wake_during_a_pause_changes_nothing() {
+    let mut w = World::start("a tries=2");
+    w.fail("a").pause().pass(10);
+    let before = format!("{:?}", w.run);
+    let slot = w.slot("a");
+    w.send(Input::Wake { slot });
+    assert_eq!(before, format!("{:?}", w.run));
+}
+
+#[test]
 fn a_retry_that_is_not_due_at_the_end_of_a_pause_waits_on() {
     let mut w = World::start("a tries=2");
     w.fail("a")

@@ -175,3 +175,15 @@ fn a_step_skipped_after_a_restart_blames_the_failure_that_rows_name() {
     w.succeed("c").expect("e skipped");
     assert_eq!(w.skip_reason("e"), "blocked by the failure of a");
 }
+
+#[test]
+fn nothing_starts_between_a_restart_and_a_deadline_that_passed_before() {
+    let mut w = World::start("deadline=1m; a job; b after a; c tries=2");
+    w.pass(55).fail("c");
+    w.alarms.clear();
+    w.pass(600).restart(|_| Fate::StillRuns);
+    w.succeed("a")
+        .expect("b cancelled, c cancelled")
+        .expect_end(Phase::Failed);
+    assert_eq!(w.launches.len(), 2);
+}
