@@ -14,6 +14,7 @@ mod pipeline;
 mod resources;
 mod retry;
 pub mod run_store;
+mod signal;
 mod spec;
 mod status;
 mod step;
@@ -45,9 +46,10 @@ pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amo
 pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
 pub use run_store::{
     AttemptEnd, AttemptRecord, Change, Durability, EventKind, EventRecord, OutboxRecord,
-    OutboxState, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore, StepRecord, StoreError,
-    StoreErrorKind, Transition, Verdict, VersionRecord,
+    OutboxState, RerunOf, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore, StepRecord,
+    StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
 };
+pub use signal::{Signal, SignalId, SignalRecord, StartSignal};
 pub use spec::{
     Action, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation, Join,
     LookupSpec, MapOver, MapSpec, OnFailure, OutcomeRule, OutputRef, Overlap, ParamSpec, ParamType,

@@ -15,6 +15,7 @@ use crate::ids::{
     AttemptNo, FencingToken, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
 };
 use crate::resources::Resources;
+use crate::signal::{SignalId, SignalRecord};
 use crate::spec::PipelineSpec;
 use crate::status::{Failure, RunState, SkipReason, StepState};
 use crate::step::{Json, StepOutput};
@@ -89,6 +90,26 @@ pub struct RunRecord {
     pub pipeline_commit: Option<String>,
     /// Commit of the models' code, where known.
     pub code_commit: Option<String>,
+    /// The ended run whose results it reuses, if it is a rerun.
+    pub rerun: Option<RerunOf>,
+}
+
+/// What a rerun goes by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RerunOf {
+    /// The run that ended.
+    pub run: RunId,
+    /// Steps that are run again though they have a result, with all behind them.
+    pub from: Vec<StepName>,
+}
+
+impl RerunOf {
+    /// Returns a rerun of what has no result, and of these steps.
+    #[must_use]
+    pub const fn new(run: RunId, from: Vec<StepName>) -> Self {
+        Self { run, from }
+    }
 }
 
 impl RunRecord {
@@ -124,6 +145,7 @@ impl RunRecord {
             next_seq: 1,
             pipeline_commit: None,
             code_commit: None,
+            rerun: None,
         }
     }
 }
@@ -386,6 +408,13 @@ pub enum EventKind {
         /// Why it was skipped.
         skip: Option<SkipReason>,
     },
+    /// A step, or an item, has its end from the run that this one reruns.
+    StepReused {
+        /// The place.
+        slot: Slot,
+        /// That run.
+        run: RunId,
+    },
     /// Nobody can tell how a step's attempt ended; it waits for a person.
     StepUnknown {
         /// The place.
@@ -488,6 +517,10 @@ pub enum Change {
     AddOutbox(Box<OutboxRecord>),
     /// Replaces an outbox entry.
     PutOutbox(Box<OutboxRecord>),
+    /// Keeps a signal; nothing happens if its id is there.
+    AddSignal(Box<SignalRecord>),
+    /// Removes a signal that is carried out; nothing happens if it is gone.
+    TakeSignal(SignalId),
 }
 
 /// One atomic change: all of its rows or none.
@@ -694,6 +727,24 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the store.
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError>;
+
+    /// Leaves a signal for the engine that it concerns, synced; leaving it twice is leaving it once.
+    ///
+    /// A store that is open for reading only, beside an engine of another process, takes it too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the signal may or may not be left; leave it again.
+    async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError>;
+
+    /// Returns signals that nobody carried out yet, in the order in which they were left, at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError>;
 
     /// Finds a step's name in a version, for readers that hold only a slot.
     ///

@@ -11,7 +11,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord,
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Slot};
+use windlass_core::{Digest, RunId, RunKey, SignalRecord, Slot};
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -19,6 +19,8 @@ struct Rows {
     runs: BTreeMap<RunId, RunRows>,
     keys: HashMap<RunKey, RunId>,
     outbox: BTreeMap<String, OutboxRecord>,
+    /// In the order in which they were left.
+    signals: Vec<SignalRecord>,
 }
 
 #[derive(Debug)]
@@ -150,7 +152,11 @@ impl Rows {
                 }
                 ahead.runs.insert(event.run, (key, event.seq));
             }
-            Change::PutVersion(_) | Change::AddOutbox(_) | Change::PutOutbox(_) => {}
+            Change::PutVersion(_)
+            | Change::AddOutbox(_)
+            | Change::PutOutbox(_)
+            | Change::AddSignal(_)
+            | Change::TakeSignal(_) => {}
             other => {
                 return Err(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"
@@ -190,7 +196,11 @@ impl Rows {
             Change::PutOutbox(entry) => {
                 self.outbox.insert(entry.id.clone(), *entry);
             }
-            // Refused by the check.
+            Change::AddSignal(signal) if self.signals.iter().all(|s| s.id != signal.id) => {
+                self.signals.push(*signal);
+            }
+            Change::TakeSignal(id) => self.signals.retain(|s| s.id != id),
+            // A signal that is there already, and what the check refuses.
             _ => {}
         }
     }
@@ -313,5 +323,16 @@ impl RunStore for MemoryStore {
         entries.sort_by(|a, b| (b.notification.at, &b.id).cmp(&(a.notification.at, &a.id)));
         entries.truncate(limit as usize);
         Ok(entries)
+    }
+
+    async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
+        self.rows()
+            .write(Change::AddSignal(Box::new(signal.clone())));
+        Ok(())
+    }
+
+    async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
+        let rows = self.rows();
+        Ok(rows.signals.iter().take(limit as usize).cloned().collect())
     }
 }

@@ -28,10 +28,10 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{
-    Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot, RunStore,
-    StoreError, Transition, Verdict, VersionRecord,
+    Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
+    RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey};
+use windlass_core::{Digest, RunId, RunKey, SignalRecord};
 
 use self::pool::Readers;
 use self::versions::Versions;
@@ -300,5 +300,21 @@ impl RunStore for SqliteStore {
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
         let dead = move |db: &_| read::outbox(db, OutboxState::Dead, limit);
         self.readers.read(dead).await
+    }
+
+    async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
+        let signal = Box::new(signal.clone());
+        if self.writer.is_some() {
+            let leave = Transition::new(vec![Change::AddSignal(signal)]);
+            return self.commit(vec![leave], Durability::Synced).await.map(drop);
+        }
+        // Its engine may be at work: the file's own lock keeps the two apart.
+        let path = self.path.clone();
+        blocking(move || rows::leave_signal(&open::connect(&path, false)?, &signal)).await
+    }
+
+    async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
+        let signals = move |db: &_| read::signals(db, limit);
+        self.readers.read(signals).await
     }
 }

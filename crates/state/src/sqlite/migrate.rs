@@ -11,7 +11,10 @@ use windlass_core::run_store::StoreError;
 use super::lock::beside;
 use super::open::cannot;
 
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_records.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_records.sql"),
+    include_str!("../migrations/0002_signals.sql"),
+];
 
 /// Marks a file as ours (`PRAGMA application_id`): "WNDL".
 const APPLICATION: i64 = 0x574e_444c;

@@ -9,8 +9,8 @@ use windlass_core::run_store::{
     StepRecord, StoreError, VersionRecord,
 };
 use windlass_core::{
-    AttemptNo, Digest, FencingToken, Json, LogicalName, RunId, RunKey, RunState, Slot, StepOutput,
-    StepState, Timestamp,
+    AttemptNo, Digest, FencingToken, Json, LogicalName, RunId, RunKey, RunState, SignalId,
+    SignalRecord, Slot, StepOutput, StepState, Timestamp,
 };
 
 use super::rows::outbox_code;
@@ -127,7 +127,7 @@ fn slot(row: &Row<'_>, column: usize) -> Read<Slot> {
 
 const RUN: &str = "run.no, id, run_key, pipeline, version, environment, date, params, created_at, \
     state, cancel_requested, started_at, ended_at, next_token, next_seq, reason, \
-    parent, parent_step, parent_item, pipeline_commit, code_commit";
+    parent, parent_step, parent_item, pipeline_commit, code_commit, rerun";
 
 fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
     let mut run = RunRecord::new(
@@ -153,6 +153,7 @@ fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
     }
     run.pipeline_commit = row.get(19)?;
     run.code_commit = row.get(20)?;
+    run.rerun = parse(row, 21)?;
     Ok((row.get(0)?, run))
 }
 
@@ -343,5 +344,18 @@ pub(super) fn outbox(
         entry.last_error = r.get(5)?;
         entry.external_id = r.get(6)?;
         Ok(entry)
+    })
+}
+
+pub(super) fn signals(db: &Connection, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
+    let sql = "SELECT id, at, signal FROM signal ORDER BY no LIMIT ?1";
+    rows(db, sql, [limit], |r| {
+        let signal = serde_json::from_slice(r.get_ref(2)?.as_bytes()?).map_err(wrong)?;
+        let at = Timestamp::from_micros(r.get(1)?);
+        Ok(SignalRecord::new(
+            SignalId::from_stored(r.get(0)?),
+            signal,
+            at,
+        ))
     })
 }

@@ -14,7 +14,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
     StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{RunId, RunKey, RunState, Slot};
+use windlass_core::{RunId, RunKey, RunState, SignalRecord, Slot};
 
 use super::read;
 
@@ -22,6 +22,9 @@ use super::read;
 const RUNS_KEPT: usize = 65_536;
 /// Bytes above which a version is written in pieces, so that SQLite never holds a second copy.
 const PIECEWISE: usize = 1 << 20;
+
+const ADD_SIGNAL: &str =
+    "INSERT INTO signal (id, at, signal) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING";
 
 /// Why a transition didn't go in.
 pub(super) enum Refused {
@@ -81,6 +84,8 @@ pub(super) struct Tables<'db> {
     append: Statement<'db>,
     add_outbox: Statement<'db>,
     put_outbox: Statement<'db>,
+    add_signal: Statement<'db>,
+    take_signal: Statement<'db>,
     runs: HashMap<RunId, Known>,
     text: Vec<u8>,
 }
@@ -99,8 +104,8 @@ impl<'db> Tables<'db> {
             find_key: sql("SELECT id FROM run WHERE run_key = ?1")?,
             create_run: sql(
                 "INSERT INTO run (id, run_key, pipeline, environment, version, date, created_at, \
-                 parent, parent_step, parent_item, pipeline_commit, code_commit, params) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                 parent, parent_step, parent_item, pipeline_commit, code_commit, params, rerun) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?,
             create_state: sql(
                 "INSERT INTO run_state (run, state, cancel_requested, started_at, ended_at, next_token, next_seq, reason) \
@@ -108,7 +113,7 @@ impl<'db> Tables<'db> {
             )?,
             put_run: sql(
                 "UPDATE run SET run_key = ?2, pipeline = ?3, environment = ?4, version = ?5, date = ?6, created_at = ?7, \
-                 parent = ?8, parent_step = ?9, parent_item = ?10, pipeline_commit = ?11, code_commit = ?12, params = ?13 \
+                 parent = ?8, parent_step = ?9, parent_item = ?10, pipeline_commit = ?11, code_commit = ?12, params = ?13, rerun = ?14 \
                  WHERE id = ?1",
             )?,
             put_state: sql(
@@ -140,6 +145,8 @@ impl<'db> Tables<'db> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET \
                  notifier = ?2, state = ?3, tries = ?4, at = ?5, next_at = ?6, last_error = ?7, external_id = ?8, notification = ?9",
             )?,
+            add_signal: sql(ADD_SIGNAL)?,
+            take_signal: sql("DELETE FROM signal WHERE id = ?1")?,
             runs: HashMap::new(),
             text: Vec::new(),
         })
@@ -228,6 +235,10 @@ impl<'db> Tables<'db> {
             Change::AppendEvent(event) => return self.append(event, changes),
             Change::AddOutbox(entry) => put_outbox(&mut self.add_outbox, entry, &mut self.text)?,
             Change::PutOutbox(entry) => put_outbox(&mut self.put_outbox, entry, &mut self.text)?,
+            Change::AddSignal(signal) => {
+                add_signal(&mut self.add_signal, signal, &mut self.text)?;
+            }
+            Change::TakeSignal(id) => drop(self.take_signal.execute([id.as_str()])?),
             other => {
                 return Err(Refused::Broken(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"
@@ -269,7 +280,7 @@ impl<'db> Tables<'db> {
         if self.known(run.id)?.is_some() {
             return Err(broken(format!("the run is there already run=`{}`", run.id)));
         }
-        bind_request(&mut self.create_run, run)?;
+        bind_request(&mut self.create_run, run, &mut self.text)?;
         self.create_run.raw_execute()?;
         let no = self.db.last_insert_rowid();
         self.create_state.execute((
@@ -301,7 +312,7 @@ impl<'db> Tables<'db> {
         }
         if !same_request(run, &known.record) {
             known.record = run.clone();
-            bind_request(&mut self.put_run, run)?;
+            bind_request(&mut self.put_run, run, &mut self.text)?;
             self.put_run.raw_execute()?;
         }
         let row = (
@@ -470,9 +481,14 @@ fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
         && a.parent == b.parent
         && a.pipeline_commit == b.pipeline_commit
         && a.code_commit == b.code_commit
+        && a.rerun == b.rerun
 }
 
-fn bind_request(row: &mut Statement<'_>, run: &RunRecord) -> Result<(), rusqlite::Error> {
+fn bind_request(
+    row: &mut Statement<'_>,
+    run: &RunRecord,
+    text: &mut Vec<u8>,
+) -> Result<(), Refused> {
     row.raw_bind_parameter(1, run.id.as_uuid().as_bytes())?;
     row.raw_bind_parameter(2, run.key.as_str())?;
     row.raw_bind_parameter(3, run.pipeline.as_str())?;
@@ -487,7 +503,32 @@ fn bind_request(row: &mut Statement<'_>, run: &RunRecord) -> Result<(), rusqlite
     row.raw_bind_parameter(11, run.pipeline_commit.as_deref())?;
     row.raw_bind_parameter(12, run.code_commit.as_deref())?;
     let params = Some(&run.params).filter(|p| !p.is_none());
-    row.raw_bind_parameter(13, params.map(|p| Text(p.bytes())))
+    row.raw_bind_parameter(13, params.map(|p| Text(p.bytes())))?;
+    bind_json(row, 14, text, run.rerun.as_ref())
+}
+
+fn add_signal(
+    row: &mut Statement<'_>,
+    signal: &SignalRecord,
+    text: &mut Vec<u8>,
+) -> Result<(), Refused> {
+    let at = signal.at.as_micros();
+    row.execute((signal.id.as_str(), at, Text(json(text, &signal.signal)?)))?;
+    Ok(())
+}
+
+/// Leaves a signal beside the engine that holds the file, by a connection of its own.
+pub(super) fn leave_signal(db: &Connection, signal: &SignalRecord) -> Result<(), StoreError> {
+    let failed = |e| {
+        StoreError::unavailable(format!("the signal can't be left id=`{}`", signal.id))
+            .with_source(e)
+    };
+    let mut row = db.prepare(ADD_SIGNAL).map_err(failed)?;
+    // One statement is a transaction of its own.
+    add_signal(&mut row, signal, &mut Vec::new()).map_err(|refused| match refused {
+        Refused::Broken(error) => error,
+        Refused::Failed(e) => failed(e),
+    })
 }
 
 /// Returns the number that stands for the state; `None` for one that this release doesn't know.

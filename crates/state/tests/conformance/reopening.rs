@@ -8,7 +8,7 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey};
+use windlass_core::{Digest, RunId, RunKey, SignalRecord};
 use windlass_state::SqliteStore;
 
 #[derive(Debug)]
@@ -90,5 +90,11 @@ impl RunStore for Reopening {
     }
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
         anew!(self, store => store.dead_letters(limit))
+    }
+    async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
+        anew!(self, store => store.signal(signal))
+    }
+    async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
+        anew!(self, store => store.signals(limit))
     }
 }

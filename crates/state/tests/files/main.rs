@@ -10,7 +10,10 @@ use windlass_core::run_store::{
     Change, Durability, EventKind, EventRecord, RunQuery, RunRecord, RunStore, StoreError,
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, Json, LogicalName, Pipeline, RunId, RunKey, Timestamp, error_chain};
+use windlass_core::{
+    Digest, Json, LogicalName, Pipeline, RunId, RunKey, Signal, SignalId, SignalRecord, Timestamp,
+    error_chain,
+};
 use windlass_state::{SqliteOptions, SqliteStore};
 
 const fn at(micros: i64) -> Timestamp {
@@ -111,6 +114,31 @@ async fn a_reader_sees_what_a_running_engine_writes_and_writes_nothing() {
     drop(reader);
     let reader = SqliteStore::open_read_only(&path).await.unwrap();
     assert_eq!(count(&reader).await, 50, "and needs none to begin with");
+}
+
+#[tokio::test]
+async fn a_reader_leaves_signals_for_the_engine_that_holds_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runs.db");
+    let engine = SqliteStore::open(&path).await.unwrap();
+    let reader = SqliteStore::open_read_only(&path).await.unwrap();
+    for n in 1..=20 {
+        put(&engine, n).await.unwrap();
+        let run = RunId::from_parts(Timestamp::from_micros(0), u128::from(n));
+        let signal = SignalRecord::new(
+            SignalId::new(u128::from(n)),
+            Signal::Pause { run },
+            Timestamp::from_micros(0),
+        );
+        reader.signal(&signal).await.unwrap();
+        assert_eq!(engine.signals(10).await.unwrap(), [signal.clone()]);
+        let take = Transition::new(vec![Change::TakeSignal(signal.id)]);
+        engine.commit(vec![take], Durability::Synced).await.unwrap();
+        assert_eq!(reader.signals(10).await.unwrap(), []);
+    }
+    assert_eq!(count(&reader).await, 20);
+    engine.close().await;
+    assert_eq!(reader.check().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]

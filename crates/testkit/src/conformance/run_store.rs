@@ -11,6 +11,7 @@ mod fixtures;
 mod outbox;
 mod records;
 mod runs;
+mod signals;
 mod transitions;
 
 use std::fmt;
@@ -126,6 +127,12 @@ where
         )*)*};
     }
     points! {
+        signals {
+            a_signal_reads_back_as_it_was_left,
+            a_signal_left_twice_is_there_once,
+            signals_come_in_the_order_in_which_they_were_left,
+            a_signal_goes_with_what_it_asked_for,
+        }
         records {
             a_run_reads_back_as_it_was_written,
             a_run_with_nothing_optional_reads_back,

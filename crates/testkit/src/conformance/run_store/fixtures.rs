@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use windlass_core::run_store::{
-    AttemptEnd, AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, RunRecord, StepRecord,
-    VersionRecord,
+    AttemptEnd, AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, RerunOf, RunRecord,
+    StepRecord, VersionRecord,
 };
 use windlass_core::{
     AlertKind, Artifact, AttemptNo, Digest, Failure, FailureClass, FencingToken, JobHandle, Json,
@@ -73,6 +73,8 @@ pub(super) fn full_run(n: u32) -> RunRecord {
     run.next_seq = 23;
     run.pipeline_commit = Some("0a1b2c".to_owned());
     run.code_commit = Some("3d4e5f".to_owned());
+    let again = "train".parse().into_iter().collect();
+    run.rerun = Some(RerunOf::new(run_id(n + 2), again));
     run
 }
 
