@@ -172,6 +172,30 @@ name_type!(
     |n| (1..=512).contains(&n.len()) && !n.chars().any(char::is_control)
 );
 
+impl RunKey {
+    /// Returns the key without the number of a sibling behind it.
+    ///
+    /// ```
+    /// use windlass_core::RunKey;
+    /// let third = RunKey::new("churn@dev@2026-11-03#3").unwrap();
+    /// assert_eq!(third.first_sibling(), "churn@dev@2026-11-03");
+    /// assert_eq!(RunKey::new("issue #7b").unwrap().first_sibling(), "issue #7b");
+    /// ```
+    #[must_use]
+    pub fn first_sibling(&self) -> &str {
+        match self.0.rsplit_once('#') {
+            Some((first, number))
+                if !first.is_empty()
+                    && !number.is_empty()
+                    && number.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                first
+            }
+            _ => &self.0,
+        }
+    }
+}
+
 /// Identifies one run; a UUIDv7, so ids sort by start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

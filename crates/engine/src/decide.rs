@@ -13,16 +13,20 @@ mod end;
 mod limits;
 mod map;
 mod recover;
+mod reuse;
 mod stop;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use windlass_core::run_store::{AttemptEnd, EventKind};
 use windlass_core::{
-    AttemptNo, Failure, FencingToken, Json, RunState as RunPhase, Slot, StepOutput, TimeoutKind,
-    Timestamp, Usage,
+    AttemptNo, Failure, FencingToken, Json, RunState as RunPhase, Slot, StepOutput, StepState,
+    TimeoutKind, Timestamp, Usage,
 };
 
+use crate::rerun::Reuse;
 use crate::state::RunState;
 
 /// Something that happened to a run.
@@ -41,6 +45,8 @@ pub(crate) struct Event {
 pub(crate) enum Input {
     /// It may start.
     Start,
+    /// It may start, and takes over ends of another run.
+    Rerun { reuse: Arc<Reuse> },
     /// An expression that was asked for by [`Command::Evaluate`].
     Evaluated {
         slot: Slot,
@@ -183,6 +189,7 @@ impl RunState {
         let at = event.at;
         match &event.input {
             Input::Start => self.start(at, out),
+            Input::Rerun { reuse } => self.start_reusing(reuse, at, out),
             Input::Evaluated { slot, value } => self.evaluated(*slot, value, at, out),
             Input::Admitted { slot } => self.admitted(*slot, at, out),
             Input::Started { slot, token } => self.attempt_started(*slot, *token, at, out),
@@ -220,8 +227,15 @@ impl RunState {
     }
 
     fn start(&mut self, at: Timestamp, out: &mut Decision) {
+        if self.begin_run(at, out) {
+            self.start_roots(at, out);
+        }
+    }
+
+    /// Moves a queued run on; returns false if it isn't queued.
+    fn begin_run(&mut self, at: Timestamp, out: &mut Decision) -> bool {
         if self.phase != RunPhase::Queued {
-            return;
+            return false;
         }
         self.phase = RunPhase::Running;
         out.run_changed = true;
@@ -231,8 +245,14 @@ impl RunState {
                 at: at.after(limit),
             });
         }
+        true
+    }
+
+    /// Starts the steps without an edge before them.
+    fn start_roots(&mut self, at: Timestamp, out: &mut Decision) {
         for step in 0..self.graph.finally_start() {
-            if self.nodes[step as usize].pending == 0 {
+            let node = &self.nodes[step as usize];
+            if node.pending == 0 && node.state == StepState::Pending {
                 self.ready(step, at, out);
             }
         }

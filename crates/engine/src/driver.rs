@@ -11,6 +11,7 @@ mod act;
 mod adopt;
 mod ask;
 mod commit;
+mod signal;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -20,8 +21,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
 use windlass_core::{
     Action, AttemptNo, CPU, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline,
-    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, Slot, StorageUri, TimeoutKind,
-    Timestamp,
+    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri,
+    TimeoutKind, Timestamp,
 };
 
 use crate::admission::Admission;
@@ -30,6 +31,7 @@ use crate::decide::{Command, Decision, Event, Input};
 use crate::engine::{Core, RunSummary};
 use crate::executor::{Executor, Work};
 use crate::handle::{Explained, RunRequest, Started};
+use crate::signals::Seen;
 use crate::state::RunState;
 use crate::writer::{WriteRequest, Written};
 
@@ -50,6 +52,13 @@ pub(crate) enum Message {
         Box<RunRequest>,
         oneshot::Sender<Result<Started, crate::Error>>,
     ),
+    /// What a rerun would do.
+    PlanRerun(
+        Box<RunRequest>,
+        oneshot::Sender<Result<crate::RerunPlan, crate::Error>>,
+    ),
+    /// What others ask for by the store, and the answer once that is in.
+    Signals(Vec<Seen>, oneshot::Sender<()>),
     /// Why steps don't run.
     Explain(RunId, oneshot::Sender<Vec<Explained>>),
     /// How far a run is, if it is live here.
@@ -104,6 +113,8 @@ pub(crate) struct Dirty {
     pub(crate) ended_attempts: Vec<AttemptRecord>,
     pub(crate) events: Vec<EventRecord>,
     pub(crate) outbox: Vec<OutboxRecord>,
+    /// Signals that were carried out.
+    pub(crate) signals: Vec<SignalId>,
     pub(crate) run: bool,
     pub(crate) created: bool,
 }
@@ -119,6 +130,8 @@ pub(crate) struct Gate {
     pub(crate) events: Vec<EventRecord>,
     pub(crate) outbox: Vec<OutboxRecord>,
     pub(crate) started: Vec<(RunId, RunKey, StartReply)>,
+    /// Who waits until signals are carried out.
+    pub(crate) told: Vec<oneshot::Sender<()>>,
     /// Jobs whose end is in, so that their targets may forget them.
     pub(crate) released: Vec<(LogicalName, JobHandle)>,
 }
@@ -163,6 +176,8 @@ pub(crate) struct Driver {
     pub(crate) parked: Vec<(RunId, Command)>,
     /// Inputs put off to the next turn.
     pub(crate) later: Vec<(RunId, Input)>,
+    /// Signals that nobody needs any more.
+    pub(crate) idle_signals: Vec<SignalId>,
     pub(crate) draining: Option<oneshot::Sender<()>>,
     pub(crate) closed: bool,
 }
@@ -224,6 +239,7 @@ impl Driver {
             stopped: HashSet::new(),
             parked: Vec::new(),
             later: Vec::new(),
+            idle_signals: Vec::new(),
             draining: None,
             closed: false,
         }
@@ -303,6 +319,8 @@ impl Driver {
                 .for_each(|(run, input)| self.apply(run, input)),
             Message::Deploy(pipeline) => self.deploy(pipeline),
             Message::Start(request, reply) => self.start(&request, reply),
+            Message::PlanRerun(request, reply) => drop(reply.send(self.plan_rerun(&request))),
+            Message::Signals(signals, reply) => self.take_signals(signals, reply),
             Message::Explain(run, reply) => drop(reply.send(self.explain(run))),
             Message::Look(run, reply) => drop(reply.send(self.look(run).map(Box::new))),
             Message::Submitted {
@@ -545,6 +563,7 @@ impl Gate {
             && self.events.is_empty()
             && self.outbox.is_empty()
             && self.started.is_empty()
+            && self.told.is_empty()
             && self.released.is_empty()
     }
 }

@@ -7,23 +7,21 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use windlass_core::run_store::{EventRecord, RunQuery, RunRecord, RunStore};
+use windlass_core::run_store::{EventRecord, RunRecord, RunStore};
 use windlass_core::{
-    AttemptNo, CancelSignal, CancelTrigger, Checks, Clock, ClockExt, ComputeTarget, Expressions,
-    IdSource, Implementations, LiteralsOnly, LogicalName, Notifier, Pipeline, PipelineName, Quota,
-    Reactor, Resources, RunId, RunKey, RunState, Secret, Slot, Step, StepName, StepOutput, Storage,
-    Storages, Timestamp, error_chain,
+    AttemptNo, CancelSignal, CancelTrigger, Clock, ClockExt, Expressions, IdSource,
+    Implementations, LogicalName, Notifier, Pipeline, PipelineName, Quota, Resources, RunId,
+    RunKey, RunState, Secret, Slot, StepName, StepOutput, Storage, Storages, Timestamp,
+    error_chain,
 };
 
-use crate::builtin::{CheckStep, FailStep};
-use crate::clock::{SystemClock, SystemIds};
-use crate::driver::{Active, Driver, Message};
-use crate::executor::Executor;
+use crate::builder::EngineBuilder;
+use crate::driver::{Active, Message};
 use crate::handle::{RunHandle, RunRequest};
 use crate::hub::TargetHub;
-use crate::outbox::{self, Outbox};
+use crate::outbox::Outbox;
+use crate::rerun::RerunPlan;
 use crate::settings::Settings;
-use crate::writer;
 use crate::{Error, ErrorKind};
 
 /// Looks up a secret by its name in the environment.
@@ -49,7 +47,7 @@ pub(crate) struct Core {
     pub(crate) no_outputs: Arc<[(StepName, Arc<StepOutput>)]>,
     pub(crate) outbox: Outbox,
     pub(crate) closing: CancelSignal,
-    failed: Mutex<Option<String>>,
+    pub(crate) failed: Mutex<Option<String>>,
 }
 
 impl Core {
@@ -190,9 +188,9 @@ pub struct PoolView {
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) events: broadcast::Sender<EventRecord>,
-    inbox: mpsc::Sender<Message>,
-    closing: CancelTrigger,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) inbox: mpsc::Sender<Message>,
+    pub(crate) closing: CancelTrigger,
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -250,7 +248,7 @@ impl Inner {
 /// ```
 #[derive(Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl fmt::Debug for Engine {
@@ -323,6 +321,44 @@ impl Engine {
             }
             number += 1;
         }
+    }
+
+    /// Says what [`Self::rerun`] would do, and starts nothing.
+    ///
+    /// # Errors
+    /// As [`Self::rerun`].
+    pub async fn plan_rerun(&self, run: RunId, from: &[StepName]) -> Result<RerunPlan, Error> {
+        let request = self.request_rerun(run, from).await?;
+        let (reply, answer) = oneshot::channel();
+        let asked = Message::PlanRerun(Box::new(request), reply);
+        self.inner.send(asked).await?;
+        answer.await.map_err(|_| self.inner.core.why_closed())?
+    }
+
+    /// Starts a run that takes over the results of an ended one, under the next free number behind
+    /// its key, with its parameters and the pipeline as it is deployed now.
+    ///
+    /// Steps without a result run again, and those in `from`, those whose definition changed, and
+    /// all that come behind any of these; `finally` steps always run. Where a mapped step runs again
+    /// only because items failed, its other items are taken over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the run has not ended, is a child of another one, if its pipeline
+    /// isn't deployed or has no step of a name in `from`, or if there is nothing to run;
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Store`]; [`ErrorKind::Closed`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the rerun may or may not have started.
+    pub async fn rerun(&self, run: RunId, from: &[StepName]) -> Result<RunHandle, Error> {
+        self.start_forced(self.request_rerun(run, from).await?)
+            .await
+    }
+
+    async fn request_rerun(&self, run: RunId, from: &[StepName]) -> Result<RunRequest, Error> {
+        let missing = || Error::not_found(format!("there is no run {run}"));
+        let store = self.inner.core.store.as_ref().ok_or_else(missing)?;
+        let snapshot = store.snapshot(run).await?.ok_or_else(missing)?;
+        RunRequest::rerun(snapshot, from.to_vec())
     }
 
     /// Returns the handle of a run, whether it is live or not.
@@ -414,251 +450,5 @@ impl Engine {
         } else {
             Ok(())
         }
-    }
-}
-
-/// Builds an [`Engine`] from its components.
-pub struct EngineBuilder {
-    store: Option<Arc<dyn RunStore>>,
-    settings: Settings,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdSource>,
-    storages: Storages,
-    targets: BTreeMap<LogicalName, Arc<dyn ComputeTarget>>,
-    notifiers: BTreeMap<LogicalName, Arc<dyn Notifier>>,
-    expressions: Arc<dyn Expressions>,
-    steps: Implementations,
-    quotas: Vec<Quota>,
-    secrets: SecretLookup,
-    reactor: Option<Box<dyn Reactor>>,
-}
-
-impl fmt::Debug for EngineBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineBuilder")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
-}
-
-impl EngineBuilder {
-    fn new(store: Option<Arc<dyn RunStore>>) -> Self {
-        let builtins: [(&str, Arc<dyn Step>); 2] =
-            [("check", Arc::new(CheckStep)), ("fail", Arc::new(FailStep))];
-        Self {
-            store,
-            settings: Settings::default(),
-            clock: Arc::new(SystemClock::new()),
-            ids: Arc::new(SystemIds::new()),
-            storages: Storages::new(),
-            targets: BTreeMap::new(),
-            notifiers: BTreeMap::new(),
-            expressions: Arc::new(LiteralsOnly::default()),
-            steps: builtins
-                .into_iter()
-                .map(|(name, step)| (Arc::from(name), step))
-                .collect(),
-            quotas: Vec::new(),
-            secrets: Arc::new(|_| Err("the engine has no secrets".to_owned())),
-            reactor: None,
-        }
-    }
-
-    /// Sets the settings.
-    #[must_use]
-    pub fn with_settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
-    }
-
-    /// Sets the clock; the default is [`SystemClock`].
-    #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Sets the source of ids; the default is [`SystemIds`].
-    #[must_use]
-    pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
-        self.ids = ids;
-        self
-    }
-
-    /// Adds a storage under a logical name.
-    #[must_use]
-    pub fn with_storage(mut self, name: LogicalName, storage: Arc<dyn Storage>) -> Self {
-        self.storages.insert(name, storage);
-        self
-    }
-
-    /// Adds a compute target under a logical name.
-    #[must_use]
-    pub fn with_compute(mut self, name: LogicalName, target: Arc<dyn ComputeTarget>) -> Self {
-        self.targets.insert(name, target);
-        self
-    }
-
-    /// Adds a notifier under a logical name.
-    #[must_use]
-    pub fn with_notifier(mut self, name: LogicalName, notifier: Arc<dyn Notifier>) -> Self {
-        self.notifiers.insert(name, notifier);
-        self
-    }
-
-    /// Sets what decides on notifications; without one nobody is told.
-    #[must_use]
-    pub fn with_reactor(mut self, reactor: Box<dyn Reactor>) -> Self {
-        self.reactor = Some(reactor);
-        self
-    }
-
-    /// Limits a pool.
-    #[must_use]
-    pub fn with_quota(mut self, quota: Quota) -> Self {
-        self.quotas.push(quota);
-        self
-    }
-
-    /// Sets the expression language; without one templates may have no holes.
-    #[must_use]
-    pub fn with_expressions(mut self, expressions: Arc<dyn Expressions>) -> Self {
-        self.expressions = expressions;
-        self
-    }
-
-    /// Sets how secrets are looked up.
-    #[must_use]
-    pub fn with_secrets(mut self, secrets: SecretLookup) -> Self {
-        self.secrets = secrets;
-        self
-    }
-
-    /// Adds code: for [`windlass_core::Action::Native`] by its name, or for a kind of action (`copy`, `publish`, …).
-    #[must_use]
-    pub fn with_step(mut self, name: &str, step: Arc<dyn Step>) -> Self {
-        self.steps.insert(Arc::from(name), step);
-        self
-    }
-
-    /// Returns what validation may know of this engine.
-    #[must_use]
-    pub fn checks(&self) -> Checks<'_> {
-        let mut checks = Checks::new(&*self.expressions);
-        checks.targets = Some(
-            self.targets
-                .iter()
-                .map(|(n, t)| (n.clone(), t.capabilities().total.clone()))
-                .collect(),
-        );
-        checks
-            .default_target
-            .clone_from(&self.settings.default_target);
-        checks.pools = Some(
-            self.quotas
-                .iter()
-                .map(|q| (q.pool().clone(), q.limit().clone()))
-                .collect(),
-        );
-        checks.storages = Some(self.storages.keys().cloned().collect());
-        checks.notifiers = Some(self.notifiers.keys().cloned().collect());
-        checks
-    }
-
-    /// Builds the engine and takes over the unfinished runs of its store.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Store`] if the store can't be read; [`ErrorKind::Invalid`] for a quota whose
-    /// name is kept for a target.
-    pub async fn build(self) -> Result<Engine, Error> {
-        if let Some(quota) = self
-            .quotas
-            .iter()
-            .find(|q| q.pool().as_str().starts_with("target-"))
-        {
-            return Err(Error::invalid(format!(
-                "pool `{}`: names that start with `target-` are kept for compute targets",
-                quota.pool()
-            )));
-        }
-        let host = format!("{:032x}", self.ids.random());
-        let (closing, closing_signal) = CancelSignal::new();
-        let targets = self
-            .targets
-            .into_iter()
-            .map(|(name, target)| (name.clone(), TargetHub::start(name, target)))
-            .collect();
-        let core = Arc::new(Core {
-            owner: self
-                .store
-                .as_ref()
-                .map_or_else(|| host.clone(), |s| s.store_id().to_owned()),
-            host,
-            settings: self.settings,
-            clock: self.clock,
-            ids: self.ids,
-            store: self.store,
-            storages: Arc::new(self.storages),
-            targets,
-            notifiers: self.notifiers,
-            expressions: self.expressions,
-            steps: self.steps,
-            quotas: self.quotas,
-            secrets: self.secrets,
-            no_outputs: Arc::new([]),
-            outbox: Outbox::default(),
-            closing: closing_signal,
-            failed: Mutex::new(None),
-        });
-        let (inbox, received) = mpsc::channel(core.settings.writer_queue.max(1));
-        let (events, _) = broadcast::channel(core.settings.event_buffer.max(1));
-        let mut tasks = Vec::new();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "bounded by the writer's queue: one answer a request"
-        )]
-        let (answers, written) = mpsc::unbounded_channel();
-        let writer = core.store.as_ref().map(|store| {
-            let (sender, requests) = mpsc::channel(core.settings.writer_queue.max(1));
-            tasks.push(tokio::spawn(writer::run(
-                Arc::clone(store),
-                requests,
-                answers,
-            )));
-            sender
-        });
-        let workers = match core.settings.workers {
-            0 => tokio::runtime::Handle::current().metrics().num_workers(),
-            some => some,
-        };
-        let executor = Executor::start(workers, &core.clock, &inbox);
-        tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
-        let mut driver = Driver::new(
-            Arc::clone(&core),
-            received,
-            inbox.clone(),
-            writer,
-            written,
-            executor,
-            events.clone(),
-            self.reactor,
-        );
-        if let Some(store) = &core.store {
-            for run in store.runs(&RunQuery::unfinished()).await? {
-                if let Some(snapshot) = store.snapshot(run.id).await? {
-                    driver.adopt(snapshot)?;
-                }
-            }
-        }
-        tasks.insert(0, tokio::spawn(driver.run()));
-        Ok(Engine {
-            inner: Arc::new(Inner {
-                core,
-                events,
-                inbox,
-                closing,
-                tasks: Mutex::new(tasks),
-            }),
-        })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use tokio::sync::{oneshot, watch};
-use windlass_core::run_store::{EventKind, EventRecord, RunRecord};
+use windlass_core::run_store::{EventKind, EventRecord, RunRecord, RunSnapshot};
 use windlass_core::{
     Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Slot, StepName, StepState,
     Timestamp, WaitReason,
@@ -32,6 +32,14 @@ pub struct RunRequest {
     pub(crate) parent: Option<(RunId, Slot)>,
     pub(crate) pipeline_commit: Option<String>,
     pub(crate) code_commit: Option<String>,
+    pub(crate) rerun: Option<Arc<Before>>,
+}
+
+/// The run that a rerun goes by, and from where.
+#[derive(Debug)]
+pub(crate) struct Before {
+    pub(crate) snapshot: RunSnapshot,
+    pub(crate) from: Vec<StepName>,
 }
 
 impl RunRequest {
@@ -47,6 +55,7 @@ impl RunRequest {
             parent: None,
             pipeline_commit: None,
             code_commit: None,
+            rerun: None,
         }
     }
 
@@ -83,6 +92,35 @@ impl RunRequest {
     pub fn commits(mut self, pipeline: Option<String>, code: Option<String>) -> Self {
         (self.pipeline_commit, self.code_commit) = (pipeline, code);
         self
+    }
+
+    /// Asks for a rerun of an ended run: what that was, under the same key with a number behind it.
+    pub(crate) fn rerun(snapshot: RunSnapshot, from: Vec<StepName>) -> Result<Self, Error> {
+        let run = &snapshot.run;
+        if !run.state.is_final() {
+            return Err(Error::invalid(format!(
+                "run {} is {}: cancel it, or wait until it ends",
+                run.id, run.state
+            )));
+        }
+        if let Some((parent, _)) = &run.parent {
+            return Err(Error::invalid(format!(
+                "run {} was started by a step of run {parent}: rerun that one",
+                run.id
+            )));
+        }
+        let mut request = Self::new(run.pipeline.as_str(), run.date)
+            .environment(run.environment.clone())
+            .key(run.key.first_sibling())
+            .commits(run.pipeline_commit.clone(), run.code_commit.clone());
+        request.params = run.params.to().map_err(|e| {
+            Error::store(format!(
+                "the parameters of run {} can't be read: {e}",
+                run.id
+            ))
+        })?;
+        request.rerun = Some(Arc::new(Before { snapshot, from }));
+        Ok(request)
     }
 
     /// Returns the key of the run that the request asks for.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod bound;
+mod builder;
 mod builtin;
 mod clock;
 mod decide;
@@ -19,13 +20,17 @@ mod hub;
 mod jobs;
 mod outbox;
 mod recovery;
+mod rerun;
 mod settings;
+mod signals;
 mod staging;
 mod state;
 mod writer;
 
+pub use builder::EngineBuilder;
 pub use clock::{SystemClock, SystemIds};
-pub use engine::{Engine, EngineBuilder, PoolView, RunSummary, SecretLookup};
+pub use engine::{Engine, PoolView, RunSummary, SecretLookup};
 pub use error::{Error, ErrorKind};
 pub use handle::{Explained, RunHandle, RunRequest, RunView, StepView};
+pub use rerun::{RerunPlan, ReusedItems};
 pub use settings::Settings;

@@ -43,6 +43,10 @@ pub struct Settings {
     /// How long the outbox rests when there is nothing to deliver and nobody rang. Default: 30 s.
     #[serde(with = "duration")]
     pub outbox_interval: Duration,
+    /// How often the store is asked for signals of other processes (cancel, pause, …). Shorter
+    /// answers sooner, longer reads less. Default: 250 ms.
+    #[serde(with = "duration")]
+    pub signal_interval: Duration,
     /// Bytes of each log of a job that are kept. Default: 16 MiB.
     pub log_cap_bytes: u64,
     /// Transitions that may wait for the writer before the engine stops deciding. Default: 4096.
@@ -64,6 +68,7 @@ impl Default for Settings {
             grace: Duration::from_secs(10),
             observe_interval: Duration::from_secs(5),
             outbox_interval: Duration::from_secs(30),
+            signal_interval: Duration::from_millis(250),
             log_cap_bytes: JobSpec::DEFAULT_LOG_CAP,
             writer_queue: 4_096,
             event_buffer: 65_536,

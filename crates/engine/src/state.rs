@@ -14,6 +14,8 @@ use windlass_core::{
     Timestamp,
 };
 
+use crate::rerun::Reuse;
+
 /// Marks that no step is to blame.
 pub(crate) const NOBODY: u32 = u32::MAX;
 
@@ -151,6 +153,8 @@ pub(crate) struct RunState {
     pub(crate) held: Vec<Slot>,
     /// Limits that stand still during a pause and rang in this one.
     pub(crate) stopped_limits: Vec<(Slot, TimeoutKind, FencingToken)>,
+    /// What it takes over, if it is a rerun.
+    pub(crate) reuse: Option<Arc<Reuse>>,
 }
 
 impl RunState {
@@ -179,6 +183,7 @@ impl RunState {
             next_token: 1,
             held: Vec::new(),
             stopped_limits: Vec::new(),
+            reuse: None,
         }
     }
 

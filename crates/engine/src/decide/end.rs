@@ -146,7 +146,7 @@ impl RunState {
     }
 
     /// Returns whether the failure of a step doesn't fail the run.
-    fn is_excused(&self, step: u32) -> bool {
+    pub(crate) fn is_excused(&self, step: u32) -> bool {
         self.pipeline.step(step).policy.allow_failure || self.is_handled(step)
     }
 
@@ -163,7 +163,7 @@ impl RunState {
     }
 
     /// Returns whether a stop kept a step of the graph from its own end.
-    pub(super) fn was_cut_short(&self) -> bool {
+    pub(crate) fn was_cut_short(&self) -> bool {
         let stopped = |s: u32| match self.nodes[s as usize].state {
             StepState::Cancelled => true,
             StepState::Skipped => {

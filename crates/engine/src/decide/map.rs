@@ -66,11 +66,17 @@ impl RunState {
             }
             let item = map.next;
             map.next += 1;
+            let slot = Slot::item(step, item);
+            if self.reuse_item(slot, out) {
+                continue;
+            }
+            let Some(map) = self.maps.get_mut(&step) else {
+                return;
+            };
             map.open += 1;
             let node = &mut map.nodes[item as usize];
             node.state = StepState::Ready;
             node.ready_at = at.as_micros().max(1);
-            let slot = Slot::item(step, item);
             self.limit_total(slot, at, out);
             self.begin(slot, at, out);
             // Most items are launched at once, and that tells enough.

@@ -17,6 +17,7 @@ mod plan;
 mod player;
 mod random;
 mod reboot;
+mod reruns;
 mod restarts;
 mod retries;
 mod stops;

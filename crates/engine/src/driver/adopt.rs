@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use windlass_core::run_store::{AttemptEnd, AttemptRecord, RunSnapshot};
+use windlass_core::run_store::{AttemptEnd, AttemptRecord, RunSnapshot, VersionRecord};
 use windlass_core::{
     CancelSignal, Checks, Failure, FailureClass, FencingToken, Pipeline, RunId,
-    RunState as RunPhase, StepOutput,
+    RunState as RunPhase, SignalRecord, StepOutput,
 };
 
 use super::{Driver, demands};
@@ -16,30 +16,50 @@ use crate::jobs::Job;
 use crate::state::RunState;
 
 impl Driver {
-    /// Loads a run and goes on with it.
-    pub(crate) fn adopt(&mut self, snapshot: RunSnapshot) -> Result<(), Error> {
+    /// Returns the pipeline of a version that is kept, bound to this host.
+    pub(super) fn bound_of(&mut self, version: &VersionRecord) -> Result<Arc<Bound>, Error> {
+        if let Some(bound) = self.bounds.get(&version.digest) {
+            return Ok(Arc::clone(bound));
+        }
+        let checks = Checks::new(&*self.core.expressions);
+        let spec = version.spec.as_ref().clone();
+        let pipeline = Pipeline::new(spec, windlass_core::Implementations::new(), &checks)
+            .map_err(|e| Error::invalid(e.to_string()))?;
+        let bound = Arc::new(Bound::new(
+            pipeline,
+            &self.core.steps,
+            &*self.core.expressions,
+        ));
+        self.bounds.insert(version.digest, Arc::clone(&bound));
+        Ok(bound)
+    }
+
+    /// Loads a run and goes on with it, as the signals for it say; `before` is the run that it reruns.
+    pub(crate) fn adopt(
+        &mut self,
+        snapshot: RunSnapshot,
+        before: Option<&RunSnapshot>,
+        signals: Vec<SignalRecord>,
+    ) -> Result<(), Error> {
         let digest = snapshot.version.digest;
-        let bound = match self.bounds.get(&digest) {
-            Some(bound) => Arc::clone(bound),
-            None => {
-                let checks = Checks::new(&*self.core.expressions);
-                let spec = snapshot.version.spec.as_ref().clone();
-                let pipeline = Pipeline::new(spec, windlass_core::Implementations::new(), &checks)
-                    .map_err(|e| Error::invalid(e.to_string()))?;
-                let bound = Arc::new(Bound::new(
-                    pipeline,
-                    &self.core.steps,
-                    &*self.core.expressions,
-                ));
-                self.bounds.insert(digest, Arc::clone(&bound));
-                bound
-            }
-        };
+        let bound = self.bound_of(&snapshot.version)?;
         self.known_versions.insert(digest);
-        let (state, open) =
+        let (mut state, open) =
             RunState::restore(&snapshot, bound.pipeline.clone(), self.core.clock.now());
+        if let (Some(before), Some(rerun)) = (before, &snapshot.run.rerun) {
+            let reuse = self.reuse(before, &bound.pipeline, &rerun.from)?;
+            state.reuse = Some(Arc::new(reuse));
+        }
+        let first = match (snapshot.run.state, &state.reuse) {
+            (RunPhase::Queued, Some(reuse)) => Input::Rerun {
+                reuse: Arc::clone(reuse),
+            },
+            (RunPhase::Queued, None) => Input::Start,
+            _ => Input::Recover {
+                started: snapshot.run.started_at,
+            },
+        };
         let run = snapshot.run.id;
-        let (phase, started) = (snapshot.run.state, snapshot.run.started_at);
         self.keys.insert(snapshot.run.key.clone(), run);
         let mut active = self.activate(snapshot.run, state, bound);
         for attempt in &open {
@@ -55,14 +75,11 @@ impl Driver {
         }
         self.runs.insert(run, active);
         tracing::info!(%run, attempts = open.len(), "adopted an unfinished run");
-        self.apply(
-            run,
-            if phase == RunPhase::Queued {
-                Input::Start
-            } else {
-                Input::Recover { started }
-            },
-        );
+        // Before anything goes on that they may stop.
+        for signal in signals {
+            self.take_signal(signal);
+        }
+        self.apply(run, first);
         for attempt in open {
             self.adopt_attempt(run, &attempt);
         }

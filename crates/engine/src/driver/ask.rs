@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
-use windlass_core::run_store::RunRecord;
+use windlass_core::run_store::{RerunOf, RunRecord, RunSnapshot};
 use windlass_core::{
-    Json, LogicalName, RunContext, RunId, RunKey, Slot, StepState, Timestamp, WaitReason,
-    resolve_params,
+    Json, LogicalName, Pipeline, RunContext, RunId, RunKey, Slot, StepName, StepState, Timestamp,
+    WaitReason, resolve_params,
 };
 
 use super::{Active, Dirty, Driver, Gate};
@@ -15,6 +15,7 @@ use crate::Error;
 use crate::bound::{Bound, Kind};
 use crate::decide::Input;
 use crate::handle::{Explained, RunRequest, RunView, Started, StepView};
+use crate::rerun::{RerunPlan, Reuse};
 use crate::state::{RunState, Stage};
 
 impl Driver {
@@ -27,12 +28,14 @@ impl Driver {
             return drop(reply.send(Err(Error::closed())));
         }
         let key = request.run_key(&self.core.settings.environment);
-        match key.and_then(|key| self.create(request).map(|run| (key, run))) {
-            Ok((key, Some(run))) => {
+        let input = self.first_input(request);
+        let created = key.and_then(|key| Ok((key, input?, self.create(request)?)));
+        match created {
+            Ok((key, input, Some(run))) => {
                 self.gate.started.push((run, key, reply));
-                self.apply(run, Input::Start);
+                self.apply(run, input);
             }
-            Ok((key, None)) => {
+            Ok((key, _, None)) => {
                 let existing = self.keys.get(&key).copied();
                 let started = existing
                     .map(|run| self.known(run))
@@ -43,18 +46,56 @@ impl Driver {
         }
     }
 
+    /// Returns what starts the run that is asked for.
+    fn first_input(&mut self, request: &RunRequest) -> Result<Input, Error> {
+        let Some(before) = &request.rerun else {
+            return Ok(Input::Start);
+        };
+        let pipeline = self.deployed(&request.pipeline)?;
+        let reuse = self.reuse(&before.snapshot, &pipeline, &before.from)?;
+        if reuse.is_everything(&pipeline) {
+            return Err(Error::invalid(format!(
+                "run {} has nothing to rerun: all its steps have their result; name the steps to run again",
+                before.snapshot.run.id
+            )));
+        }
+        let reuse = Arc::new(reuse);
+        Ok(Input::Rerun { reuse })
+    }
+
+    fn deployed(&self, name: &str) -> Result<Pipeline, Error> {
+        let known = self.pipelines.get(name).cloned();
+        known.ok_or_else(|| Error::unknown_pipeline(name, self.pipelines.keys()))
+    }
+
+    /// Decides what a rerun of an ended run takes over.
+    pub(super) fn reuse(
+        &mut self,
+        before: &RunSnapshot,
+        pipeline: &Pipeline,
+        from: &[StepName],
+    ) -> Result<Reuse, Error> {
+        let old = self.bound_of(&before.version)?.pipeline.clone();
+        let (old, _) = RunState::restore(before, old, self.core.clock.now());
+        Reuse::plan(&old, pipeline, from)
+    }
+
+    /// Says what a rerun would do.
+    pub(super) fn plan_rerun(&mut self, request: &RunRequest) -> Result<RerunPlan, Error> {
+        let pipeline = self.deployed(&request.pipeline)?;
+        match self.first_input(request)? {
+            Input::Rerun { reuse } => Ok(reuse.describe(&pipeline)),
+            _ => Err(Error::invalid("this is no request for a rerun")),
+        }
+    }
+
     /// Makes a run that isn't started yet; `None` if the key is known to have one.
     pub(super) fn create(&mut self, request: &RunRequest) -> Result<Option<RunId>, Error> {
         let key = request.run_key(&self.core.settings.environment)?;
         if self.keys.contains_key(&key) {
             return Ok(None);
         }
-        let Some(pipeline) = self.pipelines.get(request.pipeline.as_str()).cloned() else {
-            return Err(Error::unknown_pipeline(
-                &request.pipeline,
-                self.pipelines.keys(),
-            ));
-        };
+        let pipeline = self.deployed(&request.pipeline)?;
         let digest = pipeline.digest();
         let Some(bound) = self.bounds.get(&digest).map(Arc::clone) else {
             return Err(Error::closed());
@@ -82,6 +123,8 @@ impl Driver {
         record.parent = request.parent;
         record.pipeline_commit.clone_from(&request.pipeline_commit);
         record.code_commit.clone_from(&request.code_commit);
+        let before = request.rerun.as_ref();
+        record.rerun = before.map(|b| RerunOf::new(b.snapshot.run.id, b.from.clone()));
         let state = RunState::new(id, pipeline);
         let mut active = self.activate(record, state, bound);
         active.dirty.created = true;

@@ -145,6 +145,7 @@ impl Active {
                 .iter()
                 .map(|o| Change::AddOutbox(Box::new(o.clone()))),
         );
+        changes.extend(dirty.signals.drain(..).map(Change::TakeSignal));
         (dirty.run, dirty.created) = (false, false);
         changes
     }
@@ -183,6 +184,11 @@ impl Driver {
             }
         }
         self.touched = touched;
+        if !self.idle_signals.is_empty() {
+            // The last, and of no run.
+            let taken = self.idle_signals.drain(..).map(Change::TakeSignal);
+            transitions.push(Transition::new(taken.collect()));
+        }
         transitions
     }
 
@@ -260,6 +266,10 @@ impl Driver {
                     handle,
                 )));
             }
+        }
+        for told in gate.told {
+            // Whoever looked for signals may be gone.
+            told.send(()).ok();
         }
         for (run, key, reply) in gate.started {
             drop(reply.send(self.started(run, &key)));

@@ -36,7 +36,7 @@ impl End {
 
     pub(super) fn is(self, state: StepState) -> bool {
         match self {
-            Self::Succeeded => state == StepState::Succeeded,
+            Self::Succeeded => state.has_result(),
             Self::Failed => state == StepState::Failed,
             Self::Skipped => state == StepState::Skipped,
             Self::Open => !state.is_final(),

@@ -2,17 +2,19 @@
 //! and grants come, results are repeated, hosts die and people press buttons, in any order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 use windlass_core::run_store::AttemptEnd;
 use windlass_core::{
-    Failure, FailureClass, FencingToken, RunState as Phase, Slot, StepOutput, StepState,
+    Failure, FailureClass, FencingToken, RunState as Phase, Slot, StepName, StepOutput, StepState,
 };
 
 use super::plan::{Answer, Plan, Try};
 use super::reboot::Fate;
 use super::world::World;
 use crate::decide::{Command, Input};
+use crate::rerun::Reuse;
 use crate::state::Stage;
 
 /// What may happen beside the plan.
@@ -68,6 +70,16 @@ impl<'a> Player<'a> {
         }
     }
 
+    /// Plays a rerun of what `before` has played.
+    pub(super) fn rerun(before: &Self, from: &[StepName], mood: Mood) -> Self {
+        let mut player = Self::new(before.plan, mood);
+        let reuse = Reuse::plan(&before.world.run, &player.world.run.pipeline, from).unwrap();
+        player.world.first = Input::Rerun {
+            reuse: Arc::new(reuse),
+        };
+        player
+    }
+
     /// Plays the choices, and then on until nothing can happen any more.
     pub(super) fn play(&mut self, choices: &[u16]) {
         let mut choices = choices.iter().map(|c| *c as usize);
@@ -85,7 +97,7 @@ impl<'a> Player<'a> {
                 self.send(Input::Resume);
             }
             if self.world.run.phase == Phase::Queued {
-                self.send(Input::Start);
+                self.send(self.world.first.clone());
                 continue;
             }
             let moves = self.moves();
@@ -104,7 +116,7 @@ impl<'a> Player<'a> {
             let moves = self.moves();
             match moves.get(choice % moves.len().max(1)) {
                 Some(next) => self.make(*next),
-                None => self.send(Input::Start),
+                None => self.send(self.world.first.clone()),
             }
         }
     }
@@ -255,7 +267,7 @@ impl<'a> Player<'a> {
         let node = |slot: &Slot| w.run.node(*slot);
         match input {
             _ if w.run.phase.is_final() => true,
-            Input::Start => w.run.phase != Phase::Queued,
+            Input::Start | Input::Rerun { .. } => w.run.phase != Phase::Queued,
             Input::Evaluated { slot, .. } => node(slot)
                 .is_none_or(|n| !matches!(n.stage, Stage::When | Stage::Items | Stage::Until)),
             Input::Admitted { slot } => node(slot).is_none_or(|n| n.stage != Stage::Queued),

@@ -20,7 +20,7 @@ pub(super) fn config() -> ProptestConfig {
 }
 
 /// Checks that a run which can't go on is either over or waits for a person.
-fn check_rest(w: &World) {
+pub(super) fn check_rest(w: &World) {
     let unknown = w
         .slots()
         .iter()
@@ -44,7 +44,7 @@ fn check_rest(w: &World) {
     }
 }
 
-fn check_against_model(w: &World, plan: &Plan) {
+pub(super) fn check_against_model(w: &World, plan: &Plan) {
     let mut model = Model::new(plan);
     for i in 0..plan.steps.len() {
         let slot = Slot::step(i as u32);

@@ -24,8 +24,11 @@ impl World {
         let steps = self.rows.values().cloned().collect();
         let attempts = self.attempts.values().cloned().collect();
         let snapshot = RunSnapshot::new(self.record.clone(), version, steps, attempts);
-        let (restored, open) = RunState::restore(&snapshot, self.run.pipeline.clone(), self.now);
+        let (mut restored, open) =
+            RunState::restore(&snapshot, self.run.pipeline.clone(), self.now);
         self.check_restored(&restored);
+        // The run that it reruns is as it was, so what it takes over is too.
+        restored.reuse.clone_from(&self.run.reuse);
         self.run = restored;
         self.twin = self.run.clone();
         self.alarms.clear();
@@ -34,7 +37,7 @@ impl World {
         self.stops.clear();
         let started = self.record.started_at;
         self.send(match self.record.state {
-            RunPhase::Queued => Input::Start,
+            RunPhase::Queued => self.first.clone(),
             _ => Input::Recover { started },
         });
         for attempt in open {

@@ -23,6 +23,8 @@ use crate::state::{RunState, Stopping};
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) run: RunState,
+    /// What starts the run.
+    pub(super) first: Input,
     pub(super) now: Timestamp,
     pub(super) random: u64,
     /// How many slots the pool has room for.
@@ -86,6 +88,7 @@ impl World {
         Self {
             twin: run.clone(),
             run,
+            first: Input::Start,
             now,
             random: 0,
             capacity: usize::MAX,
@@ -481,7 +484,7 @@ impl World {
 /// Returns the word for an input, and its slot where it has one.
 pub(super) const fn kind_of(input: &Input) -> (&'static str, Option<Slot>) {
     match input {
-        Input::Start => ("start", None),
+        Input::Start | Input::Rerun { .. } => ("start", None),
         Input::Evaluated { slot, .. } => ("evaluated", Some(*slot)),
         Input::Admitted { slot } => ("admitted", Some(*slot)),
         Input::Started { slot, .. } => ("started", Some(*slot)),

@@ -1,0 +1,313 @@
+//! Builds an engine from its components, and takes over the unfinished runs of its store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{broadcast, mpsc};
+use windlass_core::run_store::{RunQuery, RunStore};
+use windlass_core::{
+    CancelSignal, Checks, Clock, ComputeTarget, Expressions, IdSource, Implementations,
+    LiteralsOnly, LogicalName, Notifier, Quota, Reactor, RunId, SignalRecord, Step, Storage,
+    Storages,
+};
+
+use crate::Error;
+use crate::builtin::{CheckStep, FailStep};
+use crate::clock::{SystemClock, SystemIds};
+use crate::driver::Driver;
+use crate::engine::{Core, Engine, Inner, SecretLookup};
+use crate::executor::Executor;
+use crate::hub::TargetHub;
+use crate::outbox::{self, Outbox};
+use crate::settings::Settings;
+use crate::{signals, writer};
+
+/// Builds an [`Engine`] from its components.
+pub struct EngineBuilder {
+    store: Option<Arc<dyn RunStore>>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    storages: Storages,
+    targets: BTreeMap<LogicalName, Arc<dyn ComputeTarget>>,
+    notifiers: BTreeMap<LogicalName, Arc<dyn Notifier>>,
+    expressions: Arc<dyn Expressions>,
+    steps: Implementations,
+    quotas: Vec<Quota>,
+    secrets: SecretLookup,
+    reactor: Option<Box<dyn Reactor>>,
+    /// Unfinished runs to take over; all if `None`.
+    adopt: Option<BTreeSet<RunId>>,
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineBuilder {
+    pub(crate) fn new(store: Option<Arc<dyn RunStore>>) -> Self {
+        let builtins: [(&str, Arc<dyn Step>); 2] =
+            [("check", Arc::new(CheckStep)), ("fail", Arc::new(FailStep))];
+        Self {
+            store,
+            settings: Settings::default(),
+            clock: Arc::new(SystemClock::new()),
+            ids: Arc::new(SystemIds::new()),
+            storages: Storages::new(),
+            targets: BTreeMap::new(),
+            notifiers: BTreeMap::new(),
+            expressions: Arc::new(LiteralsOnly::default()),
+            steps: builtins
+                .into_iter()
+                .map(|(name, step)| (Arc::from(name), step))
+                .collect(),
+            quotas: Vec::new(),
+            secrets: Arc::new(|_| Err("the engine has no secrets".to_owned())),
+            reactor: None,
+            adopt: None,
+        }
+    }
+
+    /// Sets the settings.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Sets the clock; the default is [`SystemClock`].
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the source of ids; the default is [`SystemIds`].
+    #[must_use]
+    pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    /// Adds a storage under a logical name.
+    #[must_use]
+    pub fn with_storage(mut self, name: LogicalName, storage: Arc<dyn Storage>) -> Self {
+        self.storages.insert(name, storage);
+        self
+    }
+
+    /// Adds a compute target under a logical name.
+    #[must_use]
+    pub fn with_compute(mut self, name: LogicalName, target: Arc<dyn ComputeTarget>) -> Self {
+        self.targets.insert(name, target);
+        self
+    }
+
+    /// Adds a notifier under a logical name.
+    #[must_use]
+    pub fn with_notifier(mut self, name: LogicalName, notifier: Arc<dyn Notifier>) -> Self {
+        self.notifiers.insert(name, notifier);
+        self
+    }
+
+    /// Sets what decides on notifications; without one nobody is told.
+    #[must_use]
+    pub fn with_reactor(mut self, reactor: Box<dyn Reactor>) -> Self {
+        self.reactor = Some(reactor);
+        self
+    }
+
+    /// Limits a pool.
+    #[must_use]
+    pub fn with_quota(mut self, quota: Quota) -> Self {
+        self.quotas.push(quota);
+        self
+    }
+
+    /// Sets the expression language; without one templates may have no holes.
+    #[must_use]
+    pub fn with_expressions(mut self, expressions: Arc<dyn Expressions>) -> Self {
+        self.expressions = expressions;
+        self
+    }
+
+    /// Sets how secrets are looked up.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: SecretLookup) -> Self {
+        self.secrets = secrets;
+        self
+    }
+
+    /// Adds code: for [`windlass_core::Action::Native`] by its name, or for a kind of action (`copy`, `publish`, …).
+    #[must_use]
+    pub fn with_step(mut self, name: &str, step: Arc<dyn Step>) -> Self {
+        self.steps.insert(Arc::from(name), step);
+        self
+    }
+
+    /// Takes over only these unfinished runs, and the runs that their steps started; the others stay
+    /// as they are, for another engine. Without this an engine takes over all of them.
+    #[must_use]
+    pub fn adopt_only(mut self, runs: impl IntoIterator<Item = RunId>) -> Self {
+        self.adopt = Some(runs.into_iter().collect());
+        self
+    }
+
+    /// Returns what validation may know of this engine.
+    #[must_use]
+    pub fn checks(&self) -> Checks<'_> {
+        let mut checks = Checks::new(&*self.expressions);
+        checks.targets = Some(
+            self.targets
+                .iter()
+                .map(|(n, t)| (n.clone(), t.capabilities().total.clone()))
+                .collect(),
+        );
+        checks
+            .default_target
+            .clone_from(&self.settings.default_target);
+        checks.pools = Some(
+            self.quotas
+                .iter()
+                .map(|q| (q.pool().clone(), q.limit().clone()))
+                .collect(),
+        );
+        checks.storages = Some(self.storages.keys().cloned().collect());
+        checks.notifiers = Some(self.notifiers.keys().cloned().collect());
+        checks
+    }
+
+    /// Builds the engine and takes over the unfinished runs of its store.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Store`] if the store can't be read; [`crate::ErrorKind::Invalid`] for a quota whose
+    /// name is kept for a target.
+    pub async fn build(self) -> Result<Engine, Error> {
+        if let Some(quota) = self
+            .quotas
+            .iter()
+            .find(|q| q.pool().as_str().starts_with("target-"))
+        {
+            return Err(Error::invalid(format!(
+                "pool `{}`: names that start with `target-` are kept for compute targets",
+                quota.pool()
+            )));
+        }
+        let host = format!("{:032x}", self.ids.random());
+        let (closing, closing_signal) = CancelSignal::new();
+        let targets = self
+            .targets
+            .into_iter()
+            .map(|(name, target)| (name.clone(), TargetHub::start(name, target)))
+            .collect();
+        let core = Arc::new(Core {
+            owner: self
+                .store
+                .as_ref()
+                .map_or_else(|| host.clone(), |s| s.store_id().to_owned()),
+            host,
+            settings: self.settings,
+            clock: self.clock,
+            ids: self.ids,
+            store: self.store,
+            storages: Arc::new(self.storages),
+            targets,
+            notifiers: self.notifiers,
+            expressions: self.expressions,
+            steps: self.steps,
+            quotas: self.quotas,
+            secrets: self.secrets,
+            no_outputs: Arc::new([]),
+            outbox: Outbox::default(),
+            closing: closing_signal,
+            failed: Mutex::new(None),
+        });
+        let (inbox, received) = mpsc::channel(core.settings.writer_queue.max(1));
+        let (events, _) = broadcast::channel(core.settings.event_buffer.max(1));
+        let mut tasks = Vec::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the writer's queue: one answer a request"
+        )]
+        let (answers, written) = mpsc::unbounded_channel();
+        let writer = core.store.as_ref().map(|store| {
+            let (sender, requests) = mpsc::channel(core.settings.writer_queue.max(1));
+            tasks.push(tokio::spawn(writer::run(
+                Arc::clone(store),
+                requests,
+                answers,
+            )));
+            sender
+        });
+        let workers = match core.settings.workers {
+            0 => tokio::runtime::Handle::current().metrics().num_workers(),
+            some => some,
+        };
+        let executor = Executor::start(workers, &core.clock, &inbox);
+        tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
+        let mut driver = Driver::new(
+            Arc::clone(&core),
+            received,
+            inbox.clone(),
+            writer,
+            written,
+            executor,
+            events.clone(),
+            self.reactor,
+        );
+        if let Some(store) = &core.store {
+            adopt(&mut driver, &**store, self.adopt.as_ref()).await?;
+        }
+        tasks.push(tokio::spawn(signals::run(Arc::clone(&core), inbox.clone())));
+        tasks.insert(0, tokio::spawn(driver.run()));
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                core,
+                events,
+                inbox,
+                closing,
+                tasks: Mutex::new(tasks),
+            }),
+        })
+    }
+}
+
+/// Takes over unfinished runs, each with the signals that were left for it.
+async fn adopt(
+    driver: &mut Driver,
+    store: &dyn RunStore,
+    only: Option<&BTreeSet<RunId>>,
+) -> Result<(), Error> {
+    let unfinished = store.runs(&RunQuery::unfinished()).await?;
+    let mut signals: BTreeMap<RunId, Vec<SignalRecord>> = BTreeMap::new();
+    for signal in store.signals(u32::MAX).await? {
+        if let Some(run) = signal.signal.run() {
+            signals.entry(run).or_default().push(signal);
+        }
+    }
+    let parents: BTreeMap<RunId, RunId> = unfinished
+        .iter()
+        .filter_map(|r| Some((r.id, r.parent?.0)))
+        .collect();
+    let wanted = |run: RunId| {
+        let line = std::iter::successors(Some(run), |run| parents.get(run).copied());
+        only.is_none_or(|only| line.into_iter().any(|run| only.contains(&run)))
+    };
+    for run in unfinished.into_iter().filter(|r| wanted(r.id)) {
+        let Some(snapshot) = store.snapshot(run.id).await? else {
+            continue;
+        };
+        let before = match &snapshot.run.rerun {
+            Some(rerun) => store.snapshot(rerun.run).await?,
+            None => None,
+        };
+        let mine = signals.remove(&run.id).unwrap_or_default();
+        driver.adopt(snapshot, before.as_ref(), mine)?;
+    }
+    Ok(())
+}
