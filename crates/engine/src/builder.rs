@@ -248,7 +248,11 @@ impl EngineBuilder {
             0 => tokio::runtime::Handle::current().metrics().num_workers(),
             some => some,
         };
-        let executor = Executor::start(workers, &core.clock, &inbox);
+        let (executor, mut gone) = Executor::start(workers, &core.clock, &inbox);
+        // Who drains the engine waits for this too: no code of a run outlives it.
+        tasks.push(tokio::spawn(async move {
+            gone.recv().await;
+        }));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
         let mut driver = Driver::new(
             Arc::clone(&core),

@@ -43,37 +43,52 @@ pub(crate) struct Work {
 type Key = (RunId, Slot, FencingToken);
 type StepFuture = Pin<Box<dyn Future<Output = Result<StepOutput, StepError>> + Send>>;
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<VecDeque<Work>>,
     /// Steps that became tasks, and how to ask them to stop.
     waiting: Mutex<HashMap<Key, CancelTrigger>>,
     bell: Notify,
-    closed: std::sync::atomic::AtomicBool,
+    closed: CancelSignal,
+    clock: Arc<dyn Clock>,
+    results: mpsc::Sender<Message>,
+    /// Held by every task, so that its other end knows when the last one is gone.
+    _alive: mpsc::Sender<()>,
 }
 
-/// The queue and its workers; dropping it stops the workers after what they hold.
+/// The queue and its workers; dropping it drops what they hold, as a crash would.
 pub(crate) struct Executor {
     shared: Arc<Shared>,
     workers: usize,
+    close: CancelTrigger,
 }
 
 impl Executor {
-    /// Starts the workers.
+    /// Starts the workers; the channel ends when nothing runs any more, after the executor is dropped.
     pub(crate) fn start(
         workers: usize,
         clock: &Arc<dyn Clock>,
         results: &mpsc::Sender<Message>,
-    ) -> Self {
-        let shared = Arc::<Shared>::default();
+    ) -> (Self, mpsc::Receiver<()>) {
+        let (close, closed) = CancelSignal::new();
+        let (alive, gone) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            waiting: Mutex::default(),
+            bell: Notify::new(),
+            closed,
+            clock: Arc::clone(clock),
+            results: results.clone(),
+            _alive: alive,
+        });
         for _ in 0..workers {
-            tokio::spawn(worker(
-                Arc::clone(&shared),
-                Arc::clone(clock),
-                results.clone(),
-            ));
+            tokio::spawn(worker(Arc::clone(&shared)));
         }
-        Self { shared, workers }
+        let executor = Self {
+            shared,
+            workers,
+            close,
+        };
+        (executor, gone)
     }
 
     /// Queues attempts.
@@ -108,15 +123,8 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        self.shared
-            .closed
-            .store(true, std::sync::atomic::Ordering::Release);
-        for trigger in lock(&self.shared.waiting).values() {
-            trigger.cancel();
-        }
-        for _ in 0..self.workers {
-            self.shared.bell.notify_one();
-        }
+        self.close.cancel();
+        lock(&self.shared.queue).clear();
     }
 }
 
@@ -125,27 +133,27 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn worker(shared: Arc<Shared>, clock: Arc<dyn Clock>, results: mpsc::Sender<Message>) {
+async fn worker(shared: Arc<Shared>) {
     let mut batch = Vec::with_capacity(BATCH);
-    loop {
+    while !shared.closed.is_cancelled() {
         {
             let mut queue = lock(&shared.queue);
             let share = (queue.len() / 2).clamp(1, BATCH).min(queue.len());
             batch.extend(queue.drain(..share));
         }
         if batch.is_empty() {
-            if shared.closed.load(std::sync::atomic::Ordering::Acquire) {
-                return;
+            tokio::select! {
+                () = shared.bell.notified() => {}
+                () = shared.closed.cancelled() => return,
             }
-            shared.bell.notified().await;
             continue;
         }
         let mut done = Vec::with_capacity(batch.len());
         for work in batch.drain(..) {
-            done.extend(poll_once(work, &shared, &clock, &results));
+            done.extend(poll_once(work, &shared));
         }
         // Sent also when nothing ended at once: the driver feeds the workers when it hears of them.
-        if results.send(Message::Inputs(done)).await.is_err() {
+        if shared.results.send(Message::Inputs(done)).await.is_err() {
             return;
         }
         tokio::task::yield_now().await;
@@ -153,12 +161,7 @@ async fn worker(shared: Arc<Shared>, clock: Arc<dyn Clock>, results: mpsc::Sende
 }
 
 /// Polls a step once; one that isn't done becomes a task.
-fn poll_once(
-    work: Work,
-    shared: &Arc<Shared>,
-    clock: &Arc<dyn Clock>,
-    results: &mpsc::Sender<Message>,
-) -> Option<(RunId, Input)> {
+fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<(RunId, Input)> {
     let Work {
         run,
         slot,
@@ -187,12 +190,18 @@ fn poll_once(
         Ok(Poll::Pending) => {
             let key = (run, slot, token);
             lock(&shared.waiting).insert(key, trigger);
-            let (shared, clock, results) = (Arc::clone(shared), Arc::clone(clock), results.clone());
+            let shared = Arc::clone(shared);
             let task = async move {
-                let outcome = until_stopped(future, &signal, &*clock, grace).await;
+                let run_on = until_stopped(future, &signal, &*shared.clock, grace);
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = run_on => outcome,
+                    () = shared.closed.cancelled() => return,
+                };
                 lock(&shared.waiting).remove(&key);
                 // Nobody listens any more only when the engine is gone, and the result with it.
-                results
+                shared
+                    .results
                     .send(Message::Inputs(vec![(run, ended(slot, token, outcome))]))
                     .await
                     .ok();
