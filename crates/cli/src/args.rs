@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Runs machine-learning and data pipelines: durable, isolated, told apart by date.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_long_help = crate::exit::HELP)]
 pub(crate) struct Args {
     /// Folder of the project; default: the nearest one from here upwards
     #[arg(long, short = 'C', global = true, value_name = "DIR")]

@@ -1,13 +1,13 @@
 //! The `windlass` binary: runs pipelines of a project, and tells how they are.
 //!
-//! The only place that prints or ends the process. Exit codes: 0 all is well, 1 a run failed or a
-//! project is wrong, 2 the command line is wrong, 3 the engine could not do its work, 130 cancelled.
+//! The only place that prints or ends the process; [`exit::Exit`] has the exit codes.
 //! Results go to standard output, everything for people beside them to standard error.
 
 #![expect(clippy::print_stdout, reason = "printing is what a command is for")]
 
 mod args;
 mod commands;
+mod exit;
 mod print;
 mod progress;
 mod summary;

@@ -16,12 +16,13 @@ use windlass::run_store::{RunQuery, RunRecord, RunStore};
 use windlass::{SqliteStore, error_chain};
 
 use crate::args::Place;
+use crate::exit::Exit;
 
 /// Why a command didn't do its work.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
-    code: u8,
+    exit: Exit,
 }
 
 impl Failure {
@@ -29,7 +30,7 @@ impl Failure {
     pub(crate) fn wrong(message: impl fmt::Display) -> Self {
         Self {
             message: format!("error: {message}"),
-            code: 1,
+            exit: Exit::Wrong,
         }
     }
 
@@ -37,12 +38,12 @@ impl Failure {
     pub(crate) fn engine(message: impl fmt::Display) -> Self {
         Self {
             message: format!("error: {message}"),
-            code: 3,
+            exit: Exit::Unknown,
         }
     }
 
     pub(crate) fn code(&self) -> ExitCode {
-        ExitCode::from(self.code)
+        self.exit.into()
     }
 }
 
@@ -90,7 +91,7 @@ pub(crate) fn load(place: &Place) -> Result<Project, Failure> {
         .map_err(|e| Failure::wrong(format!("project {} can't be read: {e}", root.display())))?;
     let project = Project::load(&root, place.environment.as_deref()).map_err(|report| Failure {
         message: report.to_string(),
-        code: 1,
+        exit: Exit::Wrong,
     })?;
     for warning in &project.warnings {
         eprintln!("{warning}\n");

@@ -12,6 +12,7 @@ use windlass::{Clock, PipelineSpec, RunHandle, RunRequest, RunState, RunSummary,
 
 use super::{Failure, load};
 use crate::args::{Place, RunArgs};
+use crate::exit::Exit;
 use crate::progress::Show;
 use crate::summary;
 
@@ -59,11 +60,7 @@ pub(crate) async fn run(
 }
 
 fn exit_code(outcome: &RunSummary) -> ExitCode {
-    match outcome.state {
-        RunState::Succeeded => ExitCode::SUCCESS,
-        RunState::Cancelled => ExitCode::from(130),
-        _ => ExitCode::FAILURE,
-    }
+    Exit::of(outcome.state).into()
 }
 
 /// The date has a run that ended: say so, and do nothing.
