@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod exit;
+mod json;
 mod print;
 mod progress;
 mod summary;

@@ -13,6 +13,7 @@ use windlass::{
 };
 
 use crate::args::{Progress, RunArgs};
+use crate::json::{self, Names};
 use crate::print::{Colour, took};
 
 /// Rows of the live foot at most.
@@ -31,7 +32,7 @@ enum Mode {
 pub(crate) struct Show {
     mode: Mode,
     colour: Colour,
-    names: Vec<String>,
+    names: Names,
     started: Option<Timestamp>,
     attempts: BTreeMap<Slot, Timestamp>,
 }
@@ -41,6 +42,7 @@ impl Show {
         args: &RunArgs,
         project: &Project,
         run: &RunHandle,
+        names: Names,
         variables: &dyn Fn(&str) -> Option<String>,
     ) -> Self {
         let live = std::io::stderr().is_terminal()
@@ -52,10 +54,6 @@ impl Show {
             (_, Progress::Auto) if live => Mode::Live(MultiProgress::new(), Vec::new()),
             _ => Mode::Lines,
         };
-        let names = project
-            .pipeline(&args.pipeline)
-            .map(|p| p.all_steps().map(|s| s.name.to_string()).collect())
-            .unwrap_or_default();
         let show = Self {
             mode,
             colour: Colour::of_stderr(variables),
@@ -79,20 +77,10 @@ impl Show {
         show
     }
 
-    fn label(&self, slot: Slot) -> String {
-        let name = self
-            .names
-            .get(slot.step as usize)
-            .map_or("?", String::as_str);
-        slot.item
-            .map_or_else(|| name.to_owned(), |i| format!("{name}[{i}]"))
-    }
-
     /// Shows an event.
     pub(crate) fn event(&mut self, event: &EventRecord) {
         if let Mode::Json = self.mode {
-            // Events are plain data, so they can be written.
-            println!("{}", serde_json::to_string(event).unwrap_or_default());
+            println!("{}", json::event_line(event, &self.names));
             return;
         }
         let started = *self.started.get_or_insert(event.at);
@@ -113,7 +101,7 @@ impl Show {
                 format!(
                     "{} {}{again}",
                     self.colour.state(StepState::Running),
-                    self.label(*slot)
+                    self.names.label(*slot)
                 )
             }
             EventKind::AttemptEnded {
@@ -122,15 +110,18 @@ impl Show {
                 attempt,
                 ..
             } => {
-                format!("  {} attempt {attempt}: {failure}", self.label(*slot))
+                format!("  {} attempt {attempt}: {failure}", self.names.label(*slot))
             }
             EventKind::RetryScheduled { slot, until } => format!(
                 "  {} again in {}",
-                self.label(*slot),
+                self.names.label(*slot),
                 took(until.since(event.at))
             ),
             EventKind::MapExpanded { step, items } => {
-                format!("  {} has {items} items", self.label(Slot::step(*step)))
+                format!(
+                    "  {} has {items} items",
+                    self.names.label(Slot::step(*step))
+                )
             }
             EventKind::StepEnded { slot, state, skip } => {
                 let time = self.attempts.remove(slot).map_or(String::new(), |at| {
@@ -140,13 +131,13 @@ impl Show {
                 format!(
                     "{} {}{time}{why}",
                     self.colour.state(*state),
-                    self.label(*slot)
+                    self.names.label(*slot)
                 )
             }
             EventKind::StepUnknown { slot } => format!(
                 "{} {}",
                 self.colour.state(StepState::Unknown),
-                self.label(*slot)
+                self.names.label(*slot)
             ),
             EventKind::CancelRequested { reason } => format!("cancel: {reason}"),
             EventKind::RunPaused => "paused".to_owned(),

@@ -13,6 +13,7 @@ use windlass::{Clock, PipelineSpec, RunHandle, RunRequest, RunState, RunSummary,
 use super::{Failure, load};
 use crate::args::{Place, RunArgs};
 use crate::exit::Exit;
+use crate::json::{self, Names};
 use crate::progress::Show;
 use crate::summary;
 
@@ -47,13 +48,15 @@ pub(crate) async fn run(
         engine.drain(DRAIN).await?;
         return already(&run, &*store, &project, &args).await;
     }
-    let show = Show::new(&args, &project, &run, &*variables);
+    let names = Names::of_run(&*store, run.id()).await?;
+    let show = Show::new(&args, &project, &run, names, &*variables);
     let outcome = follow(&run, show).await;
     engine.drain(DRAIN).await?;
     let outcome = outcome?;
-    if !args.json
-        && let Some(snapshot) = store.snapshot(run.id()).await?
-    {
+    if args.json {
+        let now = SystemClock::new().now();
+        println!("{}", json::outcome_line(&outcome, false, now));
+    } else if let Some(snapshot) = store.snapshot(run.id()).await? {
         print!("{}", summary::text(&snapshot, &project));
     }
     Ok(exit_code(&outcome))
@@ -72,6 +75,8 @@ async fn already(
 ) -> Result<ExitCode, Failure> {
     let outcome = run.outcome().await?;
     if args.json {
+        let now = SystemClock::new().now();
+        println!("{}", json::outcome_line(&outcome, true, now));
         return Ok(exit_code(&outcome));
     }
     if let Some(snapshot) = store.snapshot(run.id()).await? {
