@@ -13,7 +13,7 @@ use windlass_project::{
 use crate::{
     AlertReactor, Engine, EngineBuilder, Implementations, LocalStorage, LogNotifier, LogicalName,
     Notifier, Pipeline, ProcessTarget, Redactor, Routes, RunStore, SandboxLevel, Secret, Settings,
-    SqliteStore, Storage, error_chain,
+    SqliteStore, Storage, TargetCapabilities, error_chain,
 };
 
 /// Looks up an environment variable of the host.
@@ -103,6 +103,45 @@ pub async fn open_storages(
     }
     .storages()
     .await
+}
+
+/// Opens each storage of an environment by itself, so that one which can't be had hides no other.
+pub async fn probe_storages(
+    project: &Project,
+    variables: Variables,
+) -> BTreeMap<LogicalName, Result<Arc<dyn Storage>, WiringError>> {
+    let wiring = Wiring {
+        environment: &project.environment,
+        project,
+        variables,
+    };
+    let mut found = BTreeMap::new();
+    for (name, binding) in &project.environment.storages {
+        found.insert(name.clone(), wiring.storage(name, binding).await);
+    }
+    found
+}
+
+/// Finds out what each compute target of an environment can do here, beside an engine that may be
+/// running: nothing of its jobs is touched. `scratch` is an empty folder.
+pub async fn probe_targets(
+    project: &Project,
+    variables: Variables,
+    scratch: &std::path::Path,
+) -> BTreeMap<LogicalName, Result<TargetCapabilities, WiringError>> {
+    let wiring = Wiring {
+        environment: &project.environment,
+        project,
+        variables,
+    };
+    let state = scratch.join("probe");
+    let mut found = BTreeMap::new();
+    for (name, binding) in &project.environment.compute {
+        let target = wiring.compute(name, binding, &state).await;
+        let can = target.map(|t| crate::ComputeTarget::capabilities(&t).clone());
+        found.insert(name.clone(), can);
+    }
+    found
 }
 
 type Notifiers = Vec<(LogicalName, Arc<dyn Notifier>)>;

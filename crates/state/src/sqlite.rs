@@ -140,6 +140,15 @@ impl SqliteStore {
         blocking(move || open::open(&path, options)).await
     }
 
+    /// Returns which engine has the file open for writing, as a name for people; `None` if none has,
+    /// also where there is no file. Takes nothing: an engine may start meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` if its lock can't be looked at.
+    pub fn holder(path: impl AsRef<Path>) -> Result<Option<String>, StoreError> {
+        lock::held_by(path.as_ref())
+    }
+
     /// Returns where the file lies.
     #[must_use]
     pub fn path(&self) -> &Path {
