@@ -107,7 +107,7 @@ pub(crate) enum Import {
     /// A recorded run in WfFormat (WfCommons, schemas 1.0 to 1.6): each task sleeps as long as it
     /// took, and reads and writes its files, both scaled down
     Wfformat {
-        /// The instance, a JSON file
+        /// The instance, a JSON file; one that gzip packed will do
         file: PathBuf,
         /// Folder of the new project
         #[arg(long, value_name = "DIR")]

@@ -7,11 +7,15 @@
 //! | 1.5, 1.6 | `workflow.specification.tasks` | by id | `workflow.execution.tasks` | by id, from `specification.files` |
 //!
 //! Instances in the wild mix neighbouring versions, so up to 1.4 either spelling is read. An edge
-//! may be declared at one end only. Tasks stand in no particular order.
+//! may be declared at one end only. Tasks stand in no particular order. A file that gzip packed is
+//! unpacked.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::Read;
 use std::time::Duration;
 
+use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 use windlass_core::nearest;
 
@@ -85,13 +89,8 @@ pub(super) fn read(json: &[u8]) -> Result<Instance, ImportError> {
         );
         return Err(ImportError::new(TooLarge, problem));
     }
-    if json.starts_with(&[0x1f, 0x8b]) {
-        return Err(ImportError::new(
-            NotJson,
-            "the instance is compressed with gzip: unpack it first",
-        ));
-    }
-    let root: Value = serde_json::from_slice(json)
+    let json = unpacked(json, MAX_BYTES)?;
+    let root: Value = serde_json::from_slice(&json)
         .map_err(|e| ImportError::new(NotJson, format!("the instance is not valid JSON: {e}")))?;
     let other = |what: &str| {
         let problem = format!("this is no WfFormat instance: {what}");
@@ -127,6 +126,27 @@ pub(super) fn read(json: &[u8]) -> Result<Instance, ImportError> {
         }
     }
     reader.finish()
+}
+
+/// Unpacks what gzip packed, into at most so many bytes, and returns everything else as it is.
+pub(super) fn unpacked(bytes: &[u8], most: usize) -> Result<Cow<'_, [u8]>, ImportError> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let mut plain = Vec::new();
+    // A few bytes can unpack into any number: stop one behind the most.
+    MultiGzDecoder::new(bytes)
+        .take(most as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(|e| {
+            let problem = format!("the instance is cut short or no gzip file: {e}");
+            ImportError::new(ImportErrorKind::NotJson, problem)
+        })?;
+    if plain.len() > most {
+        let problem = format!("the instance unpacks into more than {most} bytes");
+        return Err(ImportError::new(ImportErrorKind::TooLarge, problem));
+    }
+    Ok(Cow::Owned(plain))
 }
 
 #[derive(Default)]

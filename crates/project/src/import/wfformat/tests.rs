@@ -1,7 +1,9 @@
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::*;
@@ -25,13 +27,7 @@ fn instances() -> Vec<(String, Vec<u8>)> {
         for entry in std::fs::read_dir(data().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let mut bytes = std::fs::read(&path).unwrap();
-            if name.ends_with(".gz") {
-                let mut unpacked = Vec::new();
-                let mut decoder = flate2::read::GzDecoder::new(&*bytes);
-                decoder.read_to_end(&mut unpacked).unwrap();
-                bytes = unpacked;
-            }
+            let bytes = std::fs::read(&path).unwrap();
             found.push((format!("{folder}/{name}"), bytes));
         }
     }
@@ -171,7 +167,7 @@ fn what_is_no_instance_is_told_apart() {
         (
             &[0x1f, 0x8b, 8][..],
             ImportErrorKind::NotJson,
-            "the instance is compressed with gzip: unpack it first",
+            "the instance is cut short or no gzip file: unexpected end of file",
         ),
         (
             b"[]",
@@ -202,6 +198,34 @@ fn what_is_no_instance_is_told_apart() {
     for (bytes, kind, message) in cases {
         assert_eq!(of(bytes), (kind, message.to_owned()));
     }
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn an_instance_that_gzip_packed_is_unpacked() {
+    let plain = instance(&[("a", &[]), ("b", &["a"])]).to_string();
+    assert_eq!(
+        imported(&packed(plain.as_bytes())).pipeline(),
+        imported(plain.as_bytes()).pipeline()
+    );
+}
+
+#[test]
+fn a_gzip_bomb_is_refused_before_it_fills_the_memory() {
+    let spaces = packed(&[b' '; 1 << 20]);
+    assert!(spaces.len() < 10_000);
+    assert!(read::unpacked(&spaces, 1 << 20).is_ok());
+    let error = read::unpacked(&spaces, (1 << 20) - 1).unwrap_err();
+    assert_eq!(error.kind(), ImportErrorKind::TooLarge);
+    assert_eq!(
+        error.to_string(),
+        "the instance unpacks into more than 1048575 bytes"
+    );
 }
 
 #[test]
