@@ -57,37 +57,52 @@ fn number_and_unit(text: &str) -> Option<(&str, &str, &str)> {
 /// assert!(parse_duration("10").is_err(), "a unit is needed");
 /// ```
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidAmount> {
-    let bad = || InvalidAmount::new("duration", text, DURATION_HINT);
+    read_duration(text)
+        .filter(|time| *time <= MAX_DURATION)
+        .ok_or_else(|| InvalidAmount::new("duration", text, DURATION_HINT))
+}
+
+/// Reads a duration of any length: a store must give back what code has put there.
+fn read_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {
-        return Err(bad());
+        return None;
     }
     while !rest.is_empty() {
-        let (number, unit, tail) = number_and_unit(rest).ok_or_else(bad)?;
+        let (number, unit, tail) = number_and_unit(rest)?;
         let seconds = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3_600.0,
-            "d" => 86_400.0,
-            _ => return Err(bad()),
+            "ms" => None,
+            "s" => Some(1_u64),
+            "m" => Some(60),
+            "h" => Some(3_600),
+            "d" => Some(86_400),
+            _ => return None,
         };
-        let number: f64 = number.parse().map_err(|_| bad())?;
-        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
-        total = total
-            .checked_add(part)
-            .filter(|t| *t <= MAX_DURATION)
-            .ok_or_else(bad)?;
+        let part = match (number.parse::<u64>(), seconds) {
+            (Ok(whole), Some(seconds)) => Duration::from_secs(whole.checked_mul(seconds)?),
+            (Ok(whole), None) => Duration::from_millis(whole),
+            (Err(_), seconds) => {
+                let seconds = seconds.map_or(0.001, |s| s as f64);
+                Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?
+            }
+        };
+        total = total.checked_add(part)?;
         rest = tail.trim_start();
     }
-    Ok(total)
+    Some(total)
 }
 
-/// Prints a duration in the form that [`parse_duration`] reads.
+/// Prints a duration in the form that [`parse_duration`] reads, to the nanosecond.
+///
+/// ```
+/// use std::time::Duration;
+/// use windlass_core::units::format_duration;
+/// assert_eq!(format_duration(Duration::from_micros(90_000_250)), "1m30s0.25ms");
+/// ```
 #[must_use]
 pub fn format_duration(d: Duration) -> String {
-    let (mut secs, millis) = (d.as_secs(), d.subsec_millis());
+    let (mut secs, nanos) = (d.as_secs(), d.subsec_nanos());
     let mut out = String::new();
     for (unit, size) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
         if secs >= size {
@@ -95,12 +110,12 @@ pub fn format_duration(d: Duration) -> String {
             secs %= size;
         }
     }
-    if millis > 0 || out.is_empty() {
-        out.push_str(&if out.is_empty() && millis == 0 {
-            "0s".to_owned()
-        } else {
-            format!("{millis}ms")
-        });
+    if nanos > 0 {
+        let millis = format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000);
+        out.push_str(millis.trim_end_matches('0').trim_end_matches('.'));
+        out.push_str("ms");
+    } else if out.is_empty() {
+        out.push_str("0s");
     }
     out
 }
@@ -199,10 +214,10 @@ pub mod duration {
         s.serialize_str(&format_duration(*d))
     }
 
-    /// Reads a duration.
+    /// Reads a duration, however long.
     ///
     /// # Errors
-    /// Text that [`parse_duration`] refuses.
+    /// Text that is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         d.deserialize_str(DurationVisitor)
     }
@@ -214,7 +229,8 @@ pub mod duration {
             f.write_str("a duration such as `90s` or `2h30m`")
         }
         fn visit_str<E: de::Error>(self, v: &str) -> Result<Duration, E> {
-            parse_duration(v).map_err(E::custom)
+            read_duration(v)
+                .ok_or_else(|| E::custom(InvalidAmount::new("duration", v, DURATION_HINT)))
         }
     }
 }
@@ -235,10 +251,10 @@ pub mod optional_duration {
         }
     }
 
-    /// Reads a duration.
+    /// Reads a duration, however long.
     ///
     /// # Errors
-    /// Text that [`parse_duration`] refuses.
+    /// Text that is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
         #[derive(Deserialize)]
         struct Wrapped(#[serde(with = "super::duration")] Duration);
@@ -257,6 +273,25 @@ mod tests {
         ] {
             let d = Duration::from_millis(millis);
             assert_eq!(parse_duration(&format_duration(d)).unwrap(), d, "{millis}");
+        }
+    }
+
+    /// Code can make any, and what a store can't give back is another pipeline after a crash.
+    #[test]
+    fn the_shortest_and_the_longest_duration_survive_a_store() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Kept(#[serde(with = "duration")] Duration);
+        for d in [
+            Duration::from_nanos(1),
+            Duration::from_nanos(999_999_999),
+            Duration::from_nanos(1_000_000_001),
+            Duration::from_micros(100),
+            Duration::from_secs(u64::MAX),
+            Duration::MAX,
+        ] {
+            let json = serde_json::to_string(&Kept(d)).unwrap();
+            let back: Kept = serde_json::from_str(&json).unwrap();
+            assert_eq!(back.0, d, "{json}");
         }
     }
 

@@ -37,9 +37,12 @@ fn templates() -> impl Strategy<Value = Template> {
     texts().prop_map(Template::new)
 }
 
-/// A file can't say less than a millisecond, so nor do these.
 fn durations() -> impl Strategy<Value = Duration> {
-    (0_u64..1_000_000_000).prop_map(Duration::from_millis)
+    prop_oneof![
+        (0_u64..1_000_000_000).prop_map(Duration::from_millis),
+        (0_u64..u64::MAX).prop_map(Duration::from_nanos),
+        any::<u64>().prop_map(Duration::from_secs),
+    ]
 }
 
 fn finite() -> impl Strategy<Value = f64> {
