@@ -5,6 +5,8 @@
 //! when a pipeline is loaded: what [`Expressions::references`] finds is compared with what there is.
 
 mod scan;
+mod trace;
+mod words;
 
 use std::collections::BTreeSet;
 
@@ -13,6 +15,7 @@ use serde_json::Value;
 use windlass_core::{ExpressionError, Expressions, References, Template, nearest};
 
 use self::scan::{Hole, Member, holes};
+use self::words::{FILTERS, TESTS};
 
 /// Work that one template may do: an instruction, or 64 bytes of text made.
 const FUEL: u64 = 100_000;
@@ -20,103 +23,6 @@ const FUEL: u64 = 100_000;
 const MAX_OUTPUT: usize = 1 << 20;
 /// Text that a template may be.
 const MAX_TEMPLATE: usize = 1 << 16;
-
-/// Filters of minijinja and, at the end, our own.
-const FILTERS: &[&str] = &[
-    "abs",
-    "attr",
-    "batch",
-    "bool",
-    "capitalize",
-    "chain",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "first",
-    "float",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "lines",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "pprint",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "split",
-    "string",
-    "sum",
-    "title",
-    "trim",
-    "unique",
-    "upper",
-    "zip", //
-    "basename",
-    "day",
-    "json",
-    "month",
-    "slug",
-    "year",
-];
-
-/// Tests of minijinja that have a word for a name.
-const TESTS: &[&str] = &[
-    "boolean",
-    "defined",
-    "divisibleby",
-    "endingwith",
-    "eq",
-    "equalto",
-    "escaped",
-    "even",
-    "false",
-    "filter",
-    "float",
-    "ge",
-    "greaterthan",
-    "gt",
-    "in",
-    "int",
-    "integer",
-    "iterable",
-    "le",
-    "lessthan",
-    "lower",
-    "lt",
-    "mapping",
-    "ne",
-    "none",
-    "number",
-    "odd",
-    "safe",
-    "sameas",
-    "sequence",
-    "startingwith",
-    "string",
-    "test",
-    "true",
-    "undefined",
-    "upper",
-];
 
 /// What `run` has.
 const RUN_FIELDS: &[&str] = &["id", "key", "date", "pipeline", "environment"];
@@ -317,14 +223,24 @@ impl Expressions for Jinja {
             .environment
             .template_from_str(text)
             .map_err(|e| error_of(&e))?;
+        let holes = holes(text);
+        let traceable = trace::traceable(text, &holes);
+        // The same expressions in other places compile, too; without a slip of ours, that is.
+        let traced = self
+            .environment
+            .template_from_str(&traceable)
+            .map_err(|_| {
+                ExpressionError::new("is too unusual to find its names; write it simpler")
+            })?;
+        let mut undeclared = compiled.undeclared_variables(false);
+        undeclared.extend(traced.undeclared_variables(false));
         let mut found = References::default();
-        found.names = compiled
-            .undeclared_variables(false)
+        found.names = undeclared
             .into_iter()
             .filter(|n| !self.environment.globals().any(|(g, _)| g == n))
             .collect();
-        for hole in holes(text) {
-            check_words(&hole)?;
+        for hole in &holes {
+            check_words(hole)?;
             let names: BTreeSet<&str> = found.names.iter().map(String::as_str).collect();
             let free = |i: usize| {
                 let word = hole.word(i).filter(|w| names.contains(w))?;
@@ -439,6 +355,29 @@ mod tests {
             .unwrap();
         assert_eq!(found.names, ["params".to_owned()].into());
         assert!(found.steps.is_empty());
+    }
+
+    #[test]
+    fn names_are_found_wherever_they_stand() {
+        let find = |text: &str| Jinja::new().references(&Template::new(text)).unwrap();
+        for text in [
+            "{{ steps.a.result[0:2] }}",
+            "{{ x[:steps.a.result] }}",
+            "{% set params = params.x %}{{ steps.a.result }}",
+            "{% set steps = steps.a %}{{ params.x }}",
+            "{% with steps = steps.a %}{% endwith %}",
+            "{% filter default(steps.a.result) %}{% endfilter %}",
+            "{% set y | default(steps.a.result) %}{% endset %}",
+            "{% autoescape steps.a.result %}{% endautoescape %}",
+        ] {
+            assert_eq!(find(text).steps, ["a".to_owned()].into(), "{text}");
+        }
+        assert!(find("{%- raw %}{{ steps.a }}{% endraw %}").steps.is_empty());
+        assert!(
+            find("{% with a = 1, b = a %}{{ b }}{% endwith %}")
+                .names
+                .is_empty()
+        );
     }
 
     /// Each makes gigabytes, or takes hours, unless something stops it.

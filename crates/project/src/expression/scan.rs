@@ -36,6 +36,12 @@ impl<'a> Hole<'a> {
         }
     }
 
+    /// Returns the word that says what a statement does, and its index: a `-` or `+` may stand before it.
+    pub(super) fn keyword(&self) -> Option<(usize, &'a str)> {
+        let first = usize::from(self.sign(0, '-') || self.sign(0, '+'));
+        self.is_statement.then_some((first, self.word(first)?))
+    }
+
     pub(super) fn sign(&self, index: usize, sign: char) -> bool {
         matches!(self.tokens.get(index), Some((Token::Sign(s), _)) if *s == sign)
     }
@@ -90,15 +96,15 @@ pub(super) fn holes(text: &str) -> Vec<Hole<'_>> {
         };
         let (tokens, end) = tokens(text, open + 2, close);
         at = end;
-        let is_raw = matches!(tokens.first(), Some((Token::Word("raw"), _)));
-        if close == "%}" && is_raw {
-            at = text[at..].find("endraw").map_or(text.len(), |n| at + n + 6);
-        }
-        holes.push(Hole {
+        let hole = Hole {
             span: open..end,
             is_statement: close == "%}",
             tokens,
-        });
+        };
+        if hole.keyword().is_some_and(|(_, word)| word == "raw") {
+            at = text[at..].find("endraw").map_or(text.len(), |n| at + n + 6);
+        }
+        holes.push(hole);
     }
     holes
 }
