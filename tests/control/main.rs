@@ -11,9 +11,9 @@ use futures::StreamExt;
 use tokio::sync::Semaphore;
 use windlass::run_store::{EventKind, EventRecord, RunStore};
 use windlass::{
-    Engine, ErrorKind, MemoryStore, Pipeline, PipelineBuilder, RunHandle, RunId, RunRequest,
-    RunState, Signal, SignalId, SignalRecord, StartSignal, StepContext, StepError, StepName,
-    StepState, Timestamp,
+    Action, Engine, ErrorKind, MemoryStore, Pipeline, PipelineBuilder, Quota, Resources, RunHandle,
+    RunId, RunRequest, RunState, Signal, SignalId, SignalRecord, StartSignal, StepContext,
+    StepError, StepName, StepSpec, StepState, Template, Timestamp, WaitReason, WaitSpec,
 };
 
 type Store = Arc<MemoryStore>;
@@ -90,6 +90,10 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+fn name(step: &str) -> StepName {
+    step.parse().unwrap()
 }
 
 async fn until(run: &RunHandle, wanted: impl Fn(&EventKind) -> bool) -> EventRecord {
@@ -342,4 +346,74 @@ async fn a_live_run_is_not_rerun_and_a_rerun_survives_its_host() {
     let outcome = engine.run(id).await.unwrap().outcome().await.unwrap();
     assert_eq!(outcome.state, RunState::Succeeded);
     assert_eq!(bench.ran(), ["b", "c"], "`a` is still taken over");
+}
+
+fn licence() -> Resources {
+    Resources::new().named("licence", 1)
+}
+
+/// `x` and `y` want the whole of a pool, `z` comes after both, `w` waits for an hour.
+fn crowded(bench: &Bench) -> Pipeline {
+    let mut p = Pipeline::builder("crowded");
+    for step in ["x", "y"] {
+        let step = bench.add(&mut p, step);
+        p.configure(&step, |s| {
+            s.pool("shared".parse().unwrap()).request(licence())
+        });
+    }
+    let hour = WaitSpec::For(Duration::from_secs(3_600));
+    p.push(StepSpec::new(name("w"), Action::Wait(Box::new(hour))));
+    let check = Action::Check(Box::new(Template::new("true")));
+    p.push(
+        StepSpec::new(name("z"), check)
+            .after(name("x"))
+            .after(name("y")),
+    );
+    p.build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_alone_explain_what_the_engine_at_work_explains() {
+    let (store, bench) = (Store::default(), Bench::new(0));
+    let builder = || {
+        let shared: Arc<dyn RunStore> = Arc::<MemoryStore>::clone(&store);
+        let quota = Quota::new("shared", licence()).unwrap();
+        Engine::builder_shared(shared).with_quota(quota)
+    };
+    let engine = builder().build().await.unwrap();
+    engine.deploy(crowded(&bench)).await.unwrap();
+    let run = engine.start(request("crowded")).await.unwrap();
+    let before = store.snapshot(run.id()).await.unwrap();
+    let live = run.explain().await.unwrap();
+    let texts: Vec<String> = live
+        .iter()
+        .map(|e| format!("{}: {}", e.step, e.reason))
+        .collect();
+    assert_eq!(live.len(), 3, "{texts:?}");
+    let quota = "y: waits for licence in pool shared: asks 1, 1 of 1 in use";
+    assert!(texts.iter().any(|t| t == quota), "{texts:?}");
+    assert!(texts.iter().any(|t| t == "z: waits for x, y"), "{texts:?}");
+    assert!(
+        texts.iter().any(|t| t.starts_with("w: waits until ")),
+        "{texts:?}"
+    );
+    let stored = builder().explain(run.id(), []).await.unwrap();
+    assert_eq!(stored, live);
+    run.pause().await.unwrap();
+    bench.permits.add_permits(1);
+    until(&run, |e| matches!(e, EventKind::StepEnded { .. })).await;
+    let live = run.explain().await.unwrap();
+    assert!(
+        live.iter().any(|e| e.reason == WaitReason::Paused),
+        "{live:?}"
+    );
+    assert_eq!(builder().explain(run.id(), []).await.unwrap(), live);
+    assert_ne!(
+        store.snapshot(run.id()).await.unwrap(),
+        before,
+        "the run went on meanwhile"
+    );
+    engine.drain(Duration::ZERO).await.unwrap();
+    // Where no engine is at work, too.
+    assert_eq!(builder().explain(run.id(), []).await.unwrap(), live);
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{LogicalName, RunId, RunKey};
+use crate::run_store::RerunOf;
 use crate::step::Json;
 use crate::storage::Digest;
 use crate::time::{LogicalDate, Timestamp};
@@ -56,6 +57,9 @@ pub struct StartSignal {
     pub date: LogicalDate,
     /// Its parameters, a JSON object.
     pub params: Json,
+    /// The ended run whose results it reuses, if it is a rerun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun: Option<RerunOf>,
 }
 
 impl StartSignal {
@@ -76,7 +80,15 @@ impl StartSignal {
             environment,
             date,
             params,
+            rerun: None,
         }
+    }
+
+    /// Asks for a rerun.
+    #[must_use]
+    pub fn rerun(mut self, rerun: RerunOf) -> Self {
+        self.rerun = Some(rerun);
+        self
     }
 }
 

@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{broadcast, mpsc};
 use windlass_core::run_store::{RunQuery, RunStore};
 use windlass_core::{
-    CancelSignal, Checks, Clock, ComputeTarget, Expressions, IdSource, Implementations,
-    LiteralsOnly, LogicalName, Notifier, Quota, Reactor, RunId, SignalRecord, Step, Storage,
-    Storages,
+    CancelSignal, CancelTrigger, Checks, Clock, ComputeTarget, Expressions, IdSource,
+    Implementations, LiteralsOnly, LogicalName, Notifier, Quota, Reactor, Resources, RunId,
+    SignalRecord, Step, Storage, Storages, WaitReason,
 };
 
 use crate::Error;
 use crate::builtin::{CheckStep, FailStep};
 use crate::clock::{SystemClock, SystemIds};
-use crate::driver::Driver;
+use crate::driver::{Driver, Unfinished};
 use crate::engine::{Core, Engine, Inner, SecretLookup};
 use crate::executor::Executor;
+use crate::handle::Explained;
 use crate::hub::TargetHub;
 use crate::outbox::{self, Outbox};
 use crate::settings::Settings;
@@ -187,7 +188,109 @@ impl EngineBuilder {
     /// # Errors
     /// [`crate::ErrorKind::Store`] if the store can't be read; [`crate::ErrorKind::Invalid`] for a quota whose
     /// name is kept for a target.
-    pub async fn build(self) -> Result<Engine, Error> {
+    pub async fn build(mut self) -> Result<Engine, Error> {
+        let (reactor, only) = (self.reactor.take(), self.adopt.take());
+        let (core, closing) = self.core()?;
+        let (inbox, received) = mpsc::channel(core.settings.writer_queue.max(1));
+        let (events, _) = broadcast::channel(core.settings.event_buffer.max(1));
+        let mut tasks = Vec::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the writer's queue: one answer a request"
+        )]
+        let (answers, written) = mpsc::unbounded_channel();
+        let writer = core.store.as_ref().map(|store| {
+            let (sender, requests) = mpsc::channel(core.settings.writer_queue.max(1));
+            tasks.push(tokio::spawn(writer::run(
+                Arc::clone(store),
+                requests,
+                answers,
+            )));
+            sender
+        });
+        let workers = match core.settings.workers {
+            0 => tokio::runtime::Handle::current().metrics().num_workers(),
+            some => some,
+        };
+        let (executor, mut gone) = Executor::start(workers, &core.clock, &inbox);
+        // Who drains the engine waits for this too: no code of a run outlives it.
+        tasks.push(tokio::spawn(async move {
+            gone.recv().await;
+        }));
+        tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
+        let mut driver = Driver::new(
+            Arc::clone(&core),
+            received,
+            inbox.clone(),
+            writer,
+            written,
+            executor,
+            events.clone(),
+            reactor,
+        );
+        if let Some(store) = &core.store {
+            for unfinished in unfinished(&**store, only.as_ref()).await? {
+                driver.adopt(unfinished)?;
+            }
+        }
+        tasks.push(tokio::spawn(signals::run(Arc::clone(&core), inbox.clone())));
+        tasks.insert(0, tokio::spawn(driver.run()));
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                core,
+                events,
+                inbox,
+                closing,
+                tasks: Mutex::new(tasks),
+            }),
+        })
+    }
+
+    /// Says of every step of an unfinished run that could run but doesn't, what it waits for, from
+    /// the rows alone: beside the engine that is at work on it, or where none is.
+    ///
+    /// Starts nothing and writes nothing, so a store that is open for reading only will do, and the
+    /// room of compute targets is told by `targets`. It can't see which code other hosts have.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Store`]; [`crate::ErrorKind::Invalid`] as for [`Self::build`].
+    pub async fn explain(
+        mut self,
+        run: RunId,
+        targets: impl IntoIterator<Item = (LogicalName, Resources)> + Send,
+    ) -> Result<Vec<Explained>, Error> {
+        self.reactor = None;
+        let (core, _closing) = self.core()?;
+        let (inbox, received) = mpsc::channel(1);
+        let (events, _) = broadcast::channel(1);
+        #[expect(clippy::disallowed_methods, reason = "nothing is ever written")]
+        let (_, written) = mpsc::unbounded_channel();
+        let (executor, _gone) = Executor::start(0, &core.clock, &inbox);
+        let mut driver = Driver::new(
+            Arc::clone(&core),
+            received,
+            inbox,
+            None,
+            written,
+            executor,
+            events,
+            None,
+        );
+        for (target, total) in targets {
+            driver.limit_target(&target, total);
+        }
+        if let Some(store) = &core.store {
+            // All of them: what one waits for, another one may hold.
+            for unfinished in unfinished(&**store, None).await? {
+                driver.load(unfinished)?;
+            }
+        }
+        let mut explained = driver.explain(run);
+        explained.retain(|e| !matches!(e.reason, WaitReason::Implementation { .. }));
+        Ok(explained)
+    }
+
+    fn core(self) -> Result<(Arc<Core>, CancelTrigger), Error> {
         if let Some(quota) = self
             .quotas
             .iter()
@@ -227,82 +330,32 @@ impl EngineBuilder {
             closing: closing_signal,
             failed: Mutex::new(None),
         });
-        let (inbox, received) = mpsc::channel(core.settings.writer_queue.max(1));
-        let (events, _) = broadcast::channel(core.settings.event_buffer.max(1));
-        let mut tasks = Vec::new();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "bounded by the writer's queue: one answer a request"
-        )]
-        let (answers, written) = mpsc::unbounded_channel();
-        let writer = core.store.as_ref().map(|store| {
-            let (sender, requests) = mpsc::channel(core.settings.writer_queue.max(1));
-            tasks.push(tokio::spawn(writer::run(
-                Arc::clone(store),
-                requests,
-                answers,
-            )));
-            sender
-        });
-        let workers = match core.settings.workers {
-            0 => tokio::runtime::Handle::current().metrics().num_workers(),
-            some => some,
-        };
-        let (executor, mut gone) = Executor::start(workers, &core.clock, &inbox);
-        // Who drains the engine waits for this too: no code of a run outlives it.
-        tasks.push(tokio::spawn(async move {
-            gone.recv().await;
-        }));
-        tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
-        let mut driver = Driver::new(
-            Arc::clone(&core),
-            received,
-            inbox.clone(),
-            writer,
-            written,
-            executor,
-            events.clone(),
-            self.reactor,
-        );
-        if let Some(store) = &core.store {
-            adopt(&mut driver, &**store, self.adopt.as_ref()).await?;
-        }
-        tasks.push(tokio::spawn(signals::run(Arc::clone(&core), inbox.clone())));
-        tasks.insert(0, tokio::spawn(driver.run()));
-        Ok(Engine {
-            inner: Arc::new(Inner {
-                core,
-                events,
-                inbox,
-                closing,
-                tasks: Mutex::new(tasks),
-            }),
-        })
+        Ok((core, closing))
     }
 }
 
-/// Takes over unfinished runs, each with the signals that were left for it.
-async fn adopt(
-    driver: &mut Driver,
+/// Reads unfinished runs, each with what an engine needs to go on with it.
+async fn unfinished(
     store: &dyn RunStore,
     only: Option<&BTreeSet<RunId>>,
-) -> Result<(), Error> {
-    let unfinished = store.runs(&RunQuery::unfinished()).await?;
+) -> Result<Vec<Unfinished>, Error> {
+    let runs = store.runs(&RunQuery::unfinished()).await?;
     let mut signals: BTreeMap<RunId, Vec<SignalRecord>> = BTreeMap::new();
     for signal in store.signals(u32::MAX).await? {
         if let Some(run) = signal.signal.run() {
             signals.entry(run).or_default().push(signal);
         }
     }
-    let parents: BTreeMap<RunId, RunId> = unfinished
+    let parents: BTreeMap<RunId, RunId> = runs
         .iter()
         .filter_map(|r| Some((r.id, r.parent?.0)))
         .collect();
     let wanted = |run: RunId| {
-        let line = std::iter::successors(Some(run), |run| parents.get(run).copied());
-        only.is_none_or(|only| line.into_iter().any(|run| only.contains(&run)))
+        let mut line = std::iter::successors(Some(run), |run| parents.get(run).copied());
+        only.is_none_or(|only| line.any(|run| only.contains(&run)))
     };
-    for run in unfinished.into_iter().filter(|r| wanted(r.id)) {
+    let mut unfinished = Vec::new();
+    for run in runs.into_iter().filter(|r| wanted(r.id)) {
         let Some(snapshot) = store.snapshot(run.id).await? else {
             continue;
         };
@@ -310,8 +363,11 @@ async fn adopt(
             Some(rerun) => store.snapshot(rerun.run).await?,
             None => None,
         };
-        let mine = signals.remove(&run.id).unwrap_or_default();
-        driver.adopt(snapshot, before.as_ref(), mine)?;
+        unfinished.push(Unfinished {
+            snapshot,
+            before,
+            signals: signals.remove(&run.id).unwrap_or_default(),
+        });
     }
-    Ok(())
+    Ok(unfinished)
 }

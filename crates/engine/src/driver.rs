@@ -13,6 +13,8 @@ mod ask;
 mod commit;
 mod signal;
 
+pub(crate) use self::adopt::Unfinished;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -202,10 +204,8 @@ impl Driver {
             admission.set_limit(quota.pool().clone(), quota.limit().clone());
         }
         for (name, target) in &core.targets {
-            admission.set_limit(
-                target_pool(name),
-                target.target.capabilities().total.clone(),
-            );
+            let total = target.target.capabilities().total.clone();
+            admission.set_limit(target_pool(name), total);
         }
         let decision = if writer.is_some() {
             Decision::audited()
@@ -243,6 +243,11 @@ impl Driver {
             draining: None,
             closed: false,
         }
+    }
+
+    /// Sets how much room a target has.
+    pub(crate) fn limit_target(&mut self, target: &LogicalName, total: Resources) {
+        self.admission.set_limit(target_pool(target), total);
     }
 
     /// Runs until the engine is closed or dropped.

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use windlass_core::{
-    Failure, Json, Pipeline, RunId, RunState as RunPhase, SkipReason, Slot, StepName, StepOutput,
-    StepSpec, StepState, nearest,
+    Checks, Expressions, Failure, Implementations, Json, Pipeline, RunId, RunSnapshot,
+    RunState as RunPhase, SkipReason, Slot, StepName, StepOutput, StepSpec, StepState, nearest,
 };
 
 use crate::Error;
+use crate::handle::RunRequest;
 use crate::state::RunState;
 
 /// What a rerun would do, or does.
@@ -144,10 +145,41 @@ impl Reuse {
         }
     }
 
-    /// Returns true if no step of the graph would run.
-    pub(crate) fn is_everything(&self, pipeline: &Pipeline) -> bool {
-        self.steps.len() as u32 == pipeline.graph().finally_start()
+    /// Refuses a rerun in which no step of the graph would run.
+    pub(crate) fn check(&self, pipeline: &Pipeline) -> Result<(), Error> {
+        if self.steps.len() as u32 != pipeline.graph().finally_start() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "run {} has nothing to rerun: all its steps have their result; name the steps to run again",
+            self.of
+        )))
     }
+}
+
+/// Says what a rerun of an ended run with a pipeline would do, for readers of a store that another
+/// engine is at work on; [`crate::Engine::plan_rerun`] says it of what is deployed.
+///
+/// # Errors
+/// As [`crate::Engine::rerun`].
+pub fn plan_rerun(
+    before: RunSnapshot,
+    pipeline: &Pipeline,
+    from: &[StepName],
+    expressions: &dyn Expressions,
+) -> Result<RerunPlan, Error> {
+    let request = RunRequest::rerun(before, from.to_vec())?;
+    let Some(before) = &request.rerun else {
+        return Err(Error::closed());
+    };
+    let spec = before.snapshot.version.spec.as_ref().clone();
+    let old = Pipeline::new(spec, Implementations::new(), &Checks::new(expressions))
+        .map_err(|e| Error::invalid(e.to_string()))?;
+    let at = before.snapshot.run.created_at;
+    let (old, _) = RunState::restore(&before.snapshot, old, at);
+    let reuse = Reuse::plan(&old, pipeline, from)?;
+    reuse.check(pipeline)?;
+    Ok(reuse.describe(pipeline))
 }
 
 fn unknown_step(pipeline: &Pipeline, name: &StepName) -> Error {

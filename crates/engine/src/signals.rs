@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use windlass_core::run_store::{RunStore, StoreError};
-use windlass_core::{ClockExt, SignalRecord, error_chain};
+use windlass_core::run_store::{RunSnapshot, RunStore, StoreError};
+use windlass_core::{ClockExt, Signal, SignalRecord, error_chain};
 
 use crate::driver::Message;
 use crate::engine::Core;
@@ -15,8 +15,15 @@ use crate::engine::Core;
 /// Signals read at once.
 const PAGE: u32 = 1_000;
 
-/// A signal, and whether nobody needs it any more: its run has ended, or never was.
-pub(crate) type Seen = (SignalRecord, bool);
+/// A signal, with what the store knows of it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) signal: SignalRecord,
+    /// True if nobody needs it any more: its run has ended, or never was.
+    pub(crate) over: bool,
+    /// The run that is to be rerun, where it asks for that.
+    pub(crate) before: Option<RunSnapshot>,
+}
 
 /// Runs until the engine is closed.
 pub(crate) async fn run(core: Arc<Core>, inbox: mpsc::Sender<Message>) {
@@ -42,11 +49,7 @@ async fn look(store: &dyn RunStore, inbox: &mpsc::Sender<Message>) -> Result<(),
     }
     let mut seen: Vec<Seen> = Vec::with_capacity(signals.len());
     for signal in signals {
-        let over = match signal.signal.run() {
-            Some(run) => store.run(run).await?.is_none_or(|r| r.state.is_final()),
-            None => false,
-        };
-        seen.push((signal, over));
+        seen.push(see(store, signal).await?);
     }
     let (reply, done) = oneshot::channel();
     if inbox.send(Message::Signals(seen, reply)).await.is_ok() {
@@ -54,4 +57,28 @@ async fn look(store: &dyn RunStore, inbox: &mpsc::Sender<Message>) -> Result<(),
         done.await.ok();
     }
     Ok(())
+}
+
+async fn see(store: &dyn RunStore, signal: SignalRecord) -> Result<Seen, StoreError> {
+    let mut over = false;
+    let mut before = None;
+    match &signal.signal {
+        Signal::Start(wanted) => {
+            if let Some(rerun) = &wanted.rerun {
+                before = store.snapshot(rerun.run).await?;
+                over = before.is_none();
+            }
+        }
+        other => {
+            if let Some(run) = other.run() {
+                let found = store.run(run).await?;
+                over = found.is_none_or(|r| r.state.is_final());
+            }
+        }
+    }
+    Ok(Seen {
+        signal,
+        over,
+        before,
+    })
 }

@@ -15,6 +15,16 @@ use crate::decide::Input;
 use crate::jobs::Job;
 use crate::state::RunState;
 
+/// An unfinished run, with what is needed to go on with it.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) snapshot: RunSnapshot,
+    /// The run that it reruns.
+    pub(crate) before: Option<RunSnapshot>,
+    /// The signals that were left for it.
+    pub(crate) signals: Vec<SignalRecord>,
+}
+
 impl Driver {
     /// Returns the pipeline of a version that is kept, bound to this host.
     pub(super) fn bound_of(&mut self, version: &VersionRecord) -> Result<Arc<Bound>, Error> {
@@ -34,19 +44,31 @@ impl Driver {
         Ok(bound)
     }
 
-    /// Loads a run and goes on with it, as the signals for it say; `before` is the run that it reruns.
-    pub(crate) fn adopt(
-        &mut self,
-        snapshot: RunSnapshot,
-        before: Option<&RunSnapshot>,
-        signals: Vec<SignalRecord>,
-    ) -> Result<(), Error> {
+    /// Takes a run over and goes on with it.
+    pub(crate) fn adopt(&mut self, unfinished: Unfinished) -> Result<(), Error> {
+        let run = unfinished.snapshot.run.id;
+        let open = self.load(unfinished)?;
+        tracing::info!(%run, attempts = open.len(), "adopted an unfinished run");
+        for attempt in open {
+            self.adopt_attempt(run, &attempt);
+        }
+        Ok(())
+    }
+
+    /// Loads a run and lets it decide how to go on, as the signals for it say; returns its attempts
+    /// without an end, of which nothing is known yet.
+    pub(crate) fn load(&mut self, unfinished: Unfinished) -> Result<Vec<AttemptRecord>, Error> {
+        let Unfinished {
+            snapshot,
+            before,
+            signals,
+        } = unfinished;
         let digest = snapshot.version.digest;
         let bound = self.bound_of(&snapshot.version)?;
         self.known_versions.insert(digest);
         let (mut state, open) =
             RunState::restore(&snapshot, bound.pipeline.clone(), self.core.clock.now());
-        if let (Some(before), Some(rerun)) = (before, &snapshot.run.rerun) {
+        if let (Some(before), Some(rerun)) = (&before, &snapshot.run.rerun) {
             let reuse = self.reuse(before, &bound.pipeline, &rerun.from)?;
             state.reuse = Some(Arc::new(reuse));
         }
@@ -74,16 +96,12 @@ impl Driver {
                 .adopt((run, attempt.slot), pools, resources, label);
         }
         self.runs.insert(run, active);
-        tracing::info!(%run, attempts = open.len(), "adopted an unfinished run");
         // Before anything goes on that they may stop.
         for signal in signals {
             self.take_signal(signal);
         }
         self.apply(run, first);
-        for attempt in open {
-            self.adopt_attempt(run, &attempt);
-        }
-        Ok(())
+        Ok(open)
     }
 
     /// Finds out what became of an attempt without an end.

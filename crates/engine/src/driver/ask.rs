@@ -47,19 +47,13 @@ impl Driver {
     }
 
     /// Returns what starts the run that is asked for.
-    fn first_input(&mut self, request: &RunRequest) -> Result<Input, Error> {
+    pub(super) fn first_input(&mut self, request: &RunRequest) -> Result<Input, Error> {
         let Some(before) = &request.rerun else {
             return Ok(Input::Start);
         };
         let pipeline = self.deployed(&request.pipeline)?;
-        let reuse = self.reuse(&before.snapshot, &pipeline, &before.from)?;
-        if reuse.is_everything(&pipeline) {
-            return Err(Error::invalid(format!(
-                "run {} has nothing to rerun: all its steps have their result; name the steps to run again",
-                before.snapshot.run.id
-            )));
-        }
-        let reuse = Arc::new(reuse);
+        let reuse = Arc::new(self.reuse(&before.snapshot, &pipeline, &before.from)?);
+        reuse.check(&pipeline)?;
         Ok(Input::Rerun { reuse })
     }
 
@@ -219,7 +213,7 @@ impl Driver {
     }
 
     /// Says of every step that could run but doesn't, what it waits for.
-    pub(super) fn explain(&self, run: RunId) -> Vec<Explained> {
+    pub(crate) fn explain(&self, run: RunId) -> Vec<Explained> {
         let Some(active) = self.runs.get(&run) else {
             return Vec::new();
         };

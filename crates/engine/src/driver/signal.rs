@@ -1,34 +1,38 @@
 //! Carries out what others ask for by the store.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
+use windlass_core::run_store::RunSnapshot;
 use windlass_core::{RunId, Signal, SignalId, SignalRecord, StartSignal};
 
 use super::Driver;
 use crate::decide::Input;
-use crate::handle::RunRequest;
+use crate::handle::{Before, RunRequest};
 use crate::signals::Seen;
 
 impl Driver {
     /// Carries signals out, and answers once that is in.
     pub(super) fn take_signals(&mut self, signals: Vec<Seen>, reply: oneshot::Sender<()>) {
-        for (signal, over) in signals {
-            if over {
-                self.idle_signals.push(signal.id);
-            } else {
-                self.take_signal(signal);
+        for seen in signals {
+            match seen.signal.signal {
+                _ if seen.over => self.idle_signals.push(seen.signal.id),
+                Signal::Start(wanted) => {
+                    self.start_by_signal(*wanted, seen.before, seen.signal.id);
+                }
+                _ => self.take_signal(seen.signal),
             }
         }
         self.gate.told.push(reply);
     }
 
-    /// Carries a signal out; one for a run that isn't live here stays in the store.
+    /// Carries a signal for a run out; one for a run that isn't live here stays in the store.
     pub(super) fn take_signal(&mut self, signal: SignalRecord) {
         let SignalRecord { id, signal, .. } = signal;
         match signal {
             Signal::Cancel { run, reason } => self.signal_run(run, id, Input::Cancel { reason }),
             Signal::Pause { run } => self.signal_run(run, id, Input::Pause),
             Signal::Resume { run } => self.signal_run(run, id, Input::Resume),
-            Signal::Start(wanted) => self.start_by_signal(*wanted, id),
             other => tracing::debug!(?other, "a signal that this version doesn't know"),
         }
     }
@@ -42,7 +46,12 @@ impl Driver {
         self.apply(run, input);
     }
 
-    fn start_by_signal(&mut self, wanted: StartSignal, signal: SignalId) {
+    fn start_by_signal(
+        &mut self,
+        wanted: StartSignal,
+        before: Option<RunSnapshot>,
+        signal: SignalId,
+    ) {
         let pipeline = self.pipelines.get(wanted.pipeline.as_str());
         if self.draining.is_some() || pipeline.is_none_or(|p| p.digest() != wanted.version) {
             return;
@@ -53,8 +62,11 @@ impl Driver {
         if let Ok(params) = wanted.params.to() {
             request.params = params;
         }
-        match self.create(&request) {
-            Ok(Some(run)) => self.signal_run(run, signal, Input::Start),
+        let from = wanted.rerun.map(|r| r.from).unwrap_or_default();
+        request.rerun = before.map(|snapshot| Arc::new(Before { snapshot, from }));
+        let input = self.first_input(&request);
+        match input.and_then(|input| Ok(self.create(&request)?.map(|run| (run, input)))) {
+            Ok(Some((run, input))) => self.signal_run(run, signal, input),
             Ok(None) => self.idle_signals.push(signal),
             Err(error) => {
                 tracing::warn!(%error, key = %wanted.key, "a run that was asked for can't start");
