@@ -11,9 +11,9 @@ use windlass_project::{
 };
 
 use crate::{
-    AlertReactor, Engine, EngineBuilder, Implementations, LocalStorage, LogNotifier, LogicalName,
-    Notifier, Pipeline, ProcessTarget, Redactor, Routes, RunStore, SandboxLevel, Secret, Settings,
-    SqliteStore, Storage, TargetCapabilities, error_chain,
+    AlertReactor, Engine, EngineBuilder, Explained, Implementations, LocalStorage, LogNotifier,
+    LogicalName, Notifier, Pipeline, ProcessTarget, Redactor, Routes, RunId, RunStore,
+    SandboxLevel, Secret, Settings, SqliteStore, Storage, TargetCapabilities, error_chain,
 };
 
 /// Looks up an environment variable of the host.
@@ -26,6 +26,15 @@ pub struct WiringError {
     environment: String,
     what: String,
     why: String,
+    held: bool,
+}
+
+impl WiringError {
+    /// Returns true if another engine has the store, which ends by itself.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.held
+    }
 }
 
 /// An environment that is open and not yet running.
@@ -86,6 +95,44 @@ pub async fn open(project: &Project, variables: Variables) -> Result<Wired, Wiri
     }
     .open()
     .await
+}
+
+/// Says what the steps of an unfinished run wait for, from the store alone, beside the engine that is
+/// at work or where none is.
+///
+/// # Errors
+/// Those of [`EngineBuilder::explain`].
+pub async fn explain(
+    project: &Project,
+    store: Arc<dyn RunStore>,
+    run: RunId,
+) -> Result<Vec<Explained>, crate::Error> {
+    let targets = project.environment.compute.iter().map(|(name, binding)| {
+        let total = match binding {
+            ComputeBinding::Process { capacity, .. } if !capacity.is_empty() => capacity.clone(),
+            _ => windlass_compute::machine_capacity(),
+        };
+        (name.clone(), total)
+    });
+    let targets: Vec<_> = targets.collect();
+    builder(project, store).explain(run, targets).await
+}
+
+/// Returns a builder that has what the environment says, but nothing that must be opened.
+fn builder(project: &Project, store: Arc<dyn RunStore>) -> EngineBuilder {
+    let environment = &project.environment;
+    let settings = Settings {
+        environment: environment.name.clone(),
+        run_storage: Some(environment.run_storage.clone()),
+        default_target: environment.default_compute.clone(),
+        code_root: Some(project.root.clone()),
+        ..Settings::default()
+    };
+    let builder = Engine::builder_shared(store)
+        .with_settings(settings)
+        .with_expressions(Arc::new(Jinja::new()));
+    let quotas = environment.quotas.iter().cloned();
+    quotas.fold(builder, EngineBuilder::with_quota)
 }
 
 /// Opens the storages of an environment alone, for readers.
@@ -158,6 +205,7 @@ impl Wiring<'_> {
             environment: self.environment.name.to_string(),
             what: what.into(),
             why: why.into(),
+            held: false,
         }
     }
 
@@ -175,29 +223,18 @@ impl Wiring<'_> {
     async fn open(&self) -> Result<Wired, WiringError> {
         let path = store_path(self.environment)
             .ok_or_else(|| self.error("store", "a kind that this build doesn't know"))?;
-        let store = SqliteStore::open(&path)
-            .await
-            .map_err(|e| self.error("store", error_chain(&e)))?;
+        let store = SqliteStore::open(&path).await.map_err(|e| WiringError {
+            held: e.kind() == crate::StoreErrorKind::Held,
+            ..self.error("store", error_chain(&e))
+        })?;
         let store: Arc<dyn RunStore> = Arc::new(store);
         let storages = self.storages().await?;
-        let settings = Settings {
-            environment: self.environment.name.clone(),
-            run_storage: Some(self.environment.run_storage.clone()),
-            default_target: self.environment.default_compute.clone(),
-            code_root: Some(self.project.root.clone()),
-            ..Settings::default()
-        };
-        let mut builder = Engine::builder_shared(Arc::clone(&store))
-            .with_settings(settings)
-            .with_expressions(Arc::new(Jinja::new()));
+        let mut builder = builder(self.project, Arc::clone(&store));
         for (name, storage) in &storages {
             builder = builder.with_storage(name.clone(), Arc::clone(storage));
         }
         for (kind, step) in windlass_storage::steps() {
             builder = builder.with_step(kind, step);
-        }
-        for quota in &self.environment.quotas {
-            builder = builder.with_quota(quota.clone());
         }
         let mut targets = Vec::new();
         for (name, binding) in &self.environment.compute {

@@ -8,4 +8,6 @@
 mod process;
 
 #[cfg(all(feature = "process", target_os = "linux"))]
-pub use process::{ProcessTarget, ProcessTargetBuilder, SandboxLevel, init_if_child};
+pub use process::{
+    ProcessTarget, ProcessTargetBuilder, SandboxLevel, init_if_child, machine_capacity,
+};

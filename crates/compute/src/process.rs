@@ -57,7 +57,7 @@ use windlass_core::{
     Phase, Resources, SoftwareSpec, SubmitKey, Submitted, TargetCapabilities,
 };
 
-pub use builder::ProcessTargetBuilder;
+pub use builder::{ProcessTargetBuilder, machine_capacity};
 pub use helper::init_if_child;
 pub use probe::SandboxLevel;
 

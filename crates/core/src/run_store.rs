@@ -739,6 +739,12 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// If the future is dropped the signal may or may not be left; leave it again.
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError>;
 
+    /// Takes a signal back, if nobody carried it out yet; as [`Self::signal`], also beside an engine.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn withdraw(&self, signal: &SignalId) -> Result<(), StoreError>;
+
     /// Returns signals that nobody carried out yet, in the order in which they were left, at most
     /// `limit`.
     ///

@@ -160,7 +160,9 @@ impl RunSummary {
         summary
     }
 
-    pub(crate) fn of_record(record: &RunRecord) -> Self {
+    /// Returns what the row of a run says.
+    #[must_use]
+    pub fn of_record(record: &RunRecord) -> Self {
         Self {
             run: record.id,
             key: record.key.clone(),
@@ -351,6 +353,20 @@ impl Engine {
     /// If the future is dropped the rerun may or may not have started.
     pub async fn rerun(&self, run: RunId, from: &[StepName]) -> Result<RunHandle, Error> {
         self.start_forced(self.request_rerun(run, from).await?)
+            .await
+    }
+
+    /// Starts a rerun under a key of its own, or returns the run that the key has.
+    ///
+    /// # Errors
+    /// As [`Self::rerun`].
+    pub async fn rerun_as(
+        &self,
+        key: &str,
+        run: RunId,
+        from: &[StepName],
+    ) -> Result<RunHandle, Error> {
+        self.start(self.request_rerun(run, from).await?.key(key))
             .await
     }
 

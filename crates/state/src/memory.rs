@@ -11,7 +11,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord,
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalRecord, Slot};
+use windlass_core::{Digest, RunId, RunKey, SignalId, SignalRecord, Slot};
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -328,6 +328,11 @@ impl RunStore for MemoryStore {
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
         self.rows()
             .write(Change::AddSignal(Box::new(signal.clone())));
+        Ok(())
+    }
+
+    async fn withdraw(&self, signal: &SignalId) -> Result<(), StoreError> {
+        self.rows().write(Change::TakeSignal(signal.clone()));
         Ok(())
     }
 

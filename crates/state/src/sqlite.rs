@@ -31,7 +31,7 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, SignalId, SignalRecord};
 
 use self::pool::Readers;
 use self::versions::Versions;
@@ -188,6 +188,19 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// Writes what somebody may write who doesn't hold the file.
+    async fn outside(&self, change: Change) -> Result<(), StoreError> {
+        if self.writer.is_some() {
+            let batch = vec![Transition::new(vec![change])];
+            return self.commit(batch, Durability::Synced).await.map(drop);
+        }
+        // The engine that holds it may be at work: the file's own lock keeps the two apart.
+        let path = self.path.clone();
+        blocking(move || write::outside(&open::connect(&path, false)?, change)).await
+    }
+}
+
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.readers.close();
@@ -312,14 +325,12 @@ impl RunStore for SqliteStore {
     }
 
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
-        let signal = Box::new(signal.clone());
-        if self.writer.is_some() {
-            let leave = Transition::new(vec![Change::AddSignal(signal)]);
-            return self.commit(vec![leave], Durability::Synced).await.map(drop);
-        }
-        // Its engine may be at work: the file's own lock keeps the two apart.
-        let path = self.path.clone();
-        blocking(move || rows::leave_signal(&open::connect(&path, false)?, &signal)).await
+        self.outside(Change::AddSignal(Box::new(signal.clone())))
+            .await
+    }
+
+    async fn withdraw(&self, signal: &SignalId) -> Result<(), StoreError> {
+        self.outside(Change::TakeSignal(signal.clone())).await
     }
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {

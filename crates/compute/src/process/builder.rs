@@ -172,7 +172,7 @@ impl ProcessTargetBuilder {
             settings.filters = plan::filters(Walls::Landlock)?;
         }
         end_leftovers(&records, &me);
-        let total = self.capacity.unwrap_or_else(machine);
+        let total = self.capacity.unwrap_or_else(machine_capacity);
         let Probed {
             level,
             cgroups,
@@ -251,7 +251,10 @@ fn find_helper(chosen: Option<&Path>) -> Option<PathBuf> {
         .find(|p| p.is_file())
 }
 
-fn machine() -> Resources {
+/// Returns the cores and the memory that this process may use: what a process target has in all
+/// unless it is told otherwise.
+#[must_use]
+pub fn machine_capacity() -> Resources {
     // Both cores and memory respect the control group that the host sits in.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let millis = u64::try_from(cores).unwrap_or(1).saturating_mul(1_000);

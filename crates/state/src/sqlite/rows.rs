@@ -23,9 +23,6 @@ const RUNS_KEPT: usize = 65_536;
 /// Bytes above which a version is written in pieces, so that SQLite never holds a second copy.
 const PIECEWISE: usize = 1 << 20;
 
-const ADD_SIGNAL: &str =
-    "INSERT INTO signal (id, at, signal) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING";
-
 /// Why a transition didn't go in.
 pub(super) enum Refused {
     /// It breaks an invariant.
@@ -145,7 +142,9 @@ impl<'db> Tables<'db> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET \
                  notifier = ?2, state = ?3, tries = ?4, at = ?5, next_at = ?6, last_error = ?7, external_id = ?8, notification = ?9",
             )?,
-            add_signal: sql(ADD_SIGNAL)?,
+            add_signal: sql(
+                "INSERT INTO signal (id, at, signal) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
+            )?,
             take_signal: sql("DELETE FROM signal WHERE id = ?1")?,
             runs: HashMap::new(),
             text: Vec::new(),
@@ -515,20 +514,6 @@ fn add_signal(
     let at = signal.at.as_micros();
     row.execute((signal.id.as_str(), at, Text(json(text, &signal.signal)?)))?;
     Ok(())
-}
-
-/// Leaves a signal beside the engine that holds the file, by a connection of its own.
-pub(super) fn leave_signal(db: &Connection, signal: &SignalRecord) -> Result<(), StoreError> {
-    let failed = |e| {
-        StoreError::unavailable(format!("the signal can't be left id=`{}`", signal.id))
-            .with_source(e)
-    };
-    let mut row = db.prepare(ADD_SIGNAL).map_err(failed)?;
-    // One statement is a transaction of its own.
-    add_signal(&mut row, signal, &mut Vec::new()).map_err(|refused| match refused {
-        Refused::Broken(error) => error,
-        Refused::Failed(e) => failed(e),
-    })
 }
 
 /// Returns the number that stands for the state; `None` for one that this release doesn't know.

@@ -88,6 +88,24 @@ pub(super) fn run(
     }
 }
 
+/// Commits a change by a connection of its own, beside the writer.
+pub(super) fn outside(db: &Connection, change: Change) -> Result<(), StoreError> {
+    let failed = |e: rusqlite::Error| match e.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy) => {
+            StoreError::unavailable("the store is busy: try again").with_source(e)
+        }
+        _ => StoreError::unavailable("the store can't be written").with_source(e),
+    };
+    let mut tables = Tables::new(db).map_err(failed)?;
+    tables.begin().map_err(failed)?;
+    let applied = tables.apply(&Transition::new(vec![change]));
+    applied.map_err(|refused| match refused {
+        Refused::Broken(error) => error,
+        Refused::Failed(e) => failed(e),
+    })?;
+    tables.commit().map_err(failed)
+}
+
 /// Returns what every commit after a failed one is told.
 pub(super) fn stop_error(why: &str) -> StoreError {
     StoreError::fatal(format!(

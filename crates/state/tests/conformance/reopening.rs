@@ -8,7 +8,7 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, SignalId, SignalRecord};
 use windlass_state::SqliteStore;
 
 #[derive(Debug)]
@@ -93,6 +93,9 @@ impl RunStore for Reopening {
     }
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
         anew!(self, store => store.signal(signal))
+    }
+    async fn withdraw(&self, signal: &SignalId) -> Result<(), StoreError> {
+        anew!(self, store => store.withdraw(signal))
     }
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         anew!(self, store => store.signals(limit))

@@ -132,9 +132,12 @@ async fn a_reader_leaves_signals_for_the_engine_that_holds_the_file() {
         );
         reader.signal(&signal).await.unwrap();
         assert_eq!(engine.signals(10).await.unwrap(), [signal.clone()]);
-        let take = Transition::new(vec![Change::TakeSignal(signal.id)]);
+        let take = Transition::new(vec![Change::TakeSignal(signal.id.clone())]);
         engine.commit(vec![take], Durability::Synced).await.unwrap();
         assert_eq!(reader.signals(10).await.unwrap(), []);
+        reader.signal(&signal).await.unwrap();
+        reader.withdraw(&signal.id).await.unwrap();
+        assert_eq!(engine.signals(10).await.unwrap(), []);
     }
     assert_eq!(count(&reader).await, 20);
     engine.close().await;

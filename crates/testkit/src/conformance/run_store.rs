@@ -132,6 +132,7 @@ where
             a_signal_left_twice_is_there_once,
             signals_come_in_the_order_in_which_they_were_left,
             a_signal_goes_with_what_it_asked_for,
+            a_signal_can_be_taken_back,
         }
         records {
             a_run_reads_back_as_it_was_written,

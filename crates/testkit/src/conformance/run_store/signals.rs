@@ -85,3 +85,13 @@ pub(super) async fn a_signal_goes_with_what_it_asked_for(p: Place) -> Found {
     p.put(vec![take(1), take(2)]).await?;
     same(&left(&p).await?, &Vec::new())
 }
+
+pub(super) async fn a_signal_can_be_taken_back(p: Place) -> Found {
+    for n in [1, 2] {
+        p.signal(&pause(n)).await?;
+    }
+    for n in [1, 1, 3] {
+        p.withdraw(&SignalId::new(n)).await?;
+    }
+    same(&left(&p).await?, &vec![pause(2)])
+}
