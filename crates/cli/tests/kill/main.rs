@@ -1,9 +1,9 @@
 //! The binary, killed with SIGKILL at random moments: the next invocation finishes the run, no
 //! finished step runs again, and `status` tells the truth in between.
 //!
-//! Moments are spread over all of a run's life: a quarter of the kills fall into the time before an
-//! invocation tells its first event (start-up, adoption), a quarter anywhere in the time that a run
-//! takes undisturbed, and half anywhere on its way, by how many events it has told, up to the last.
+//! Moments are spread over all of a run's life: three quarters of the kills fall anywhere on its way
+//! from its first event to its last, at once or some time after it told one; the rest before an
+//! invocation tells anything (start-up, adoption).
 //!
 //! `WINDLASS_KILLS` makes more kills, `WINDLASS_SEED` the same ones again, as far as processes let
 //! themselves be timed.
@@ -87,16 +87,27 @@ impl Life {
         }
     }
 
-    fn moment(&self, random: &mut Random, told: u64) -> Moment {
-        match random.below(4) {
-            0 => Moment::After(random.time(self.start)),
-            1 => Moment::After(random.time(self.all)),
-            _ => {
-                let left = self.events.saturating_sub(told).max(10);
-                let number = told + 1 + random.below(left);
-                Moment::Event(number, random.time(Duration::from_millis(5)))
-            }
+    /// Returns the moments at which one run is to be killed: those on its way in order, and those
+    /// of start-ups in between.
+    fn moments(&self, random: &mut Random) -> Vec<Moment> {
+        let mut numbers: Vec<u64> = (0..KILLS_OF_A_RUN)
+            .filter_map(|_| (random.below(4) > 0).then(|| 1 + random.below(self.events)))
+            .collect();
+        numbers.sort_unstable();
+        let mut moments: Vec<Moment> = numbers
+            .iter()
+            .map(|number| {
+                // Most of the events come in a burst, most of the time passes between bursts.
+                let most = [Duration::from_millis(5), self.all / 8];
+                let most = most[random.below(2) as usize];
+                Moment::Event(*number, random.time(most))
+            })
+            .collect();
+        while moments.len() < KILLS_OF_A_RUN as usize {
+            let place = random.below(moments.len() as u64 + 1) as usize;
+            moments.insert(place, Moment::After(random.time(self.start)));
         }
+        moments
     }
 }
 
@@ -112,18 +123,11 @@ fn kill_and_check(project: &Project) {
         let (year, month, date) = (2027 + day / 336, day / 28 % 12 + 1, day % 28 + 1);
         let date = format!("{year}-{month:02}-{date:02}");
         let mut watched = Watched::default();
-        let mut kills_of_run = 0;
-        loop {
-            let moment = if kills_of_run < KILLS_OF_A_RUN {
-                let told = watched.told.keys().next_back().copied();
-                life.moment(&mut random, told.unwrap_or_default())
-            } else {
-                Moment::Never
-            };
+        let moments = life.moments(&mut random).into_iter();
+        for moment in moments.chain(std::iter::once(Moment::Never)) {
             match project.run(&date, moment, &mut watched.told) {
                 End::Killed => {
                     killed += 1;
-                    kills_of_run += 1;
                     watched.check_between(project, &date);
                 }
                 End::Itself(status) => {
