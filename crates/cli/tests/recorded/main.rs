@@ -14,8 +14,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that cannot go on has failed; what was measured is printed"
+    reason = "a test that cannot go on has failed"
 )]
 #![expect(
     clippy::disallowed_methods,
