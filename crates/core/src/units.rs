@@ -42,7 +42,8 @@ fn number_and_unit(text: &str) -> Option<(&str, &str, &str)> {
         .find(|c: char| !c.is_ascii_alphabetic())
         .unwrap_or(rest.len());
     let (unit, rest) = rest.split_at(letters);
-    (!number.is_empty()).then_some((number, unit, rest))
+    let is_digit = |c: char| c.is_ascii_digit();
+    (number.starts_with(is_digit) && number.ends_with(is_digit)).then_some((number, unit, rest))
 }
 
 /// Parses `10s`, `5m`, `2h30m`, `1d`, `250ms`.
@@ -305,6 +306,8 @@ mod tests {
             "10 parsecs",
             "999999999999d",
             "1..2s",
+            "1.s",
+            ".5s",
             "nan",
         ] {
             assert!(parse_duration(bad).is_err(), "{bad}");

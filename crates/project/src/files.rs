@@ -77,8 +77,8 @@ macro_rules! text_schema {
     )*};
 }
 text_schema! {
-    Span, "Duration", { "type": "string", "pattern": r"^(\d+(\.\d+)?\s*(ms|s|m|h|d)\s*)+$", "examples": ["90s", "2h30m"] };
-    Bytes, "Size", { "type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?\s*([KMGT]i?)?B?$", "minimum": 0, "examples": ["512MiB", "4GiB"] };
+    Span, "Duration", { "type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*(ms|s|m|h|d)\s*)+$", "examples": ["90s", "2h30m"] };
+    Bytes, "Size", { "type": ["string", "integer"], "pattern": r"^\s*\d+(\.\d+)?\s*([KMGTkmgt]([Ii][Bb]?|[Bb])|[Bb])?\s*$", "minimum": 0, "examples": ["512MiB", "4GiB"] };
     Cores, "Cores", { "type": "number", "minimum": 0, "maximum": 1_000_000 };
 }
 
@@ -210,11 +210,25 @@ impl JsonSchema for ResourcesFile {
             generator.subschema_for::<Cores>(),
             generator.subschema_for::<Bytes>(),
         );
+        let described = |schema: &schemars::Schema, description: &str| {
+            let mut schema = schema.clone();
+            schema.insert("description".to_owned(), description.into());
+            schema
+        };
         schemars::json_schema!({
             "type": "object",
             "description": "cpu in cores, memory and disk as sizes, gpu in devices, anything else as a count",
-            "properties": { "cpu": cores, "gpu": cores, "memory": bytes, "disk": bytes },
-            "additionalProperties": { "type": "integer", "minimum": 0 },
+            "properties": {
+                "cpu": described(&cores, "Cores, such as 0.5 or 4."),
+                "gpu": described(&cores, "Devices."),
+                "memory": described(&bytes, "Memory, such as 4GiB."),
+                "disk": described(&bytes, "Space for temporary files, such as 10GiB."),
+            },
+            "additionalProperties": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "Licences, connections or whatever else a pool counts.",
+            },
         })
     }
 }

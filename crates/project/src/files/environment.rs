@@ -11,21 +11,25 @@ use super::{Bytes, Cores, ResourcesFile};
 /// environments/NAME.yaml
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "Windlass environment")]
+#[schemars(
+    title = "Windlass environment",
+    description = "What the logical names of pipelines mean in one place.",
+    extend("required" = ["store", "run_storage"])
+)]
 pub(crate) struct EnvironmentFile {
     /// Runs only what is committed; needs an owner for every pipeline.
     #[serde(default)]
     pub(crate) protected: bool,
     /// Where the state of runs lives.
     #[serde(default)]
-    #[schemars(required, with = "StoreFile")]
+    #[schemars(with = "StoreFile")]
     pub(crate) store: Option<StoreFile>,
     /// Storages by logical name.
     #[serde(default)]
     pub(crate) storage: BTreeMap<String, StorageFile>,
     /// Storage that holds the folders of runs.
     #[serde(default)]
-    #[schemars(required, with = "String")]
+    #[schemars(with = "String")]
     pub(crate) run_storage: Option<String>,
     /// Compute targets by logical name.
     #[serde(default)]
@@ -64,6 +68,7 @@ pub(crate) enum OwnerFile {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OwnerMapFile {
+    /// Notifiers of the team.
     pub(crate) notify: Vec<String>,
 }
 
@@ -138,8 +143,10 @@ pub(crate) enum ComputeFile {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessFile {
+    /// Cores that jobs may use in all; without it, those of the machine.
     #[serde(default)]
     pub(crate) cpu: Option<Cores>,
+    /// Memory that jobs may use in all; without it, that of the machine.
     #[serde(default)]
     pub(crate) memory: Option<Bytes>,
     /// `best` takes the strongest isolation there is; `none` takes none, by name.
@@ -184,6 +191,7 @@ pub(crate) struct WebhookFile {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SecretRefFile {
+    /// Name of one of the environment's secrets.
     pub(crate) secret: String,
 }
 
