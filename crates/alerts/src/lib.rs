@@ -25,3 +25,7 @@ pub use redact::Redactor;
 pub use routes::Routes;
 #[cfg(feature = "webhook")]
 pub use webhook::{InvalidWebhook, SigningKey, WebhookBuilder, WebhookNotifier};
+
+#[cfg(all(feature = "webhook", fuzzing))]
+#[doc(hidden)]
+pub use webhook::fuzzing;

@@ -23,6 +23,8 @@ use crate::text::one_line;
 mod address;
 mod answer;
 mod event;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod sign;
 
 pub use sign::SigningKey;
@@ -220,8 +222,7 @@ impl WebhookNotifier {
         if status.is_success() {
             return Ok(Receipt::default());
         }
-        let said = self.answers.redact(&start_of(&mut answer).await);
-        let said = one_line(&said, SHOWN_ANSWER);
+        let said = shown(&self.answers, &start_of(&mut answer).await);
         Err(answer::refusal(
             status,
             answer.headers(),
@@ -231,8 +232,16 @@ impl WebhookNotifier {
     }
 }
 
+/// Returns what an error may show of the start of an answer.
+fn shown(redactor: &Redactor, start: &[u8]) -> String {
+    one_line(
+        &redactor.redact(&String::from_utf8_lossy(start)),
+        SHOWN_ANSWER,
+    )
+}
+
 /// Reads the start of an answer; one that breaks off is as good as a short one.
-async fn start_of(answer: &mut Response) -> String {
+async fn start_of(answer: &mut Response) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < MAX_ANSWER {
         match answer.chunk().await {
@@ -240,7 +249,7 @@ async fn start_of(answer: &mut Response) -> String {
             Ok(None) | Err(_) => break,
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 #[async_trait]

@@ -11,3 +11,7 @@ mod process;
 pub use process::{
     ProcessTarget, ProcessTargetBuilder, SandboxLevel, init_if_child, machine_capacity,
 };
+
+#[cfg(all(feature = "process", target_os = "linux", fuzzing))]
+#[doc(hidden)]
+pub use process::fuzzing;

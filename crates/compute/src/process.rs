@@ -20,6 +20,8 @@ mod builder;
 mod cgroup;
 mod clock;
 mod filter;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod job;
 mod launch;

@@ -11,6 +11,9 @@ mod diagnostic;
 mod environment;
 mod expression;
 mod files;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod import;
 mod load;
 mod project;

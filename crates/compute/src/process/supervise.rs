@@ -313,7 +313,7 @@ struct Reports {
 impl Reports {
     async fn next(&mut self) -> io::Result<Option<Report>> {
         loop {
-            if let Some(report) = self.parse()? {
+            if let Some(report) = wire::take(&mut self.buffer)? {
                 return Ok(Some(report));
             }
             self.stream.readable().await?;
@@ -325,19 +325,6 @@ impl Reports {
                 Err(e) => return Err(e),
             }
         }
-    }
-
-    fn parse(&mut self) -> io::Result<Option<Report>> {
-        let Some(head) = self.buffer.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = wire::frame_length(*head)?;
-        if self.buffer.len() < 4 + length {
-            return Ok(None);
-        }
-        let report = serde_json::from_slice(&self.buffer[4..4 + length])?;
-        self.buffer.drain(..4 + length);
-        Ok(Some(report))
     }
 }
 

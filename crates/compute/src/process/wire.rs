@@ -147,8 +147,22 @@ pub(super) fn receive<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T>
     Ok(serde_json::from_slice(&body)?)
 }
 
+/// Takes the first frame out of what was read so far; `None` while it isn't there whole.
+pub(super) fn take<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> io::Result<Option<T>> {
+    let Some(head) = buffer.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let end = 4 + frame_length(*head)?;
+    let Some(body) = buffer.get(4..end) else {
+        return Ok(None);
+    };
+    let message = serde_json::from_slice(body)?;
+    buffer.drain(..end);
+    Ok(Some(message))
+}
+
 /// Returns how many bytes follow the head of a frame.
-pub(super) fn frame_length(head: [u8; 4]) -> io::Result<usize> {
+fn frame_length(head: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(head);
     if length > FRAME_MAX {
         return Err(io::Error::other("frame on the control socket is too long"));
