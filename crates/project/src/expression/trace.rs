@@ -34,7 +34,7 @@ fn before(text: &str, hole: &Hole<'_>, out: &mut String) {
     let piece = |from: usize, to: usize| {
         Some(place(hole, from)?.start..place(hole, to.checked_sub(1)?)?.end)
     };
-    let mut emit = |prefix: &str, part: Option<Range<usize>>, out: &mut String| {
+    let emit = |prefix: &str, part: Option<Range<usize>>, out: &mut String| {
         if let Some(part) = part.filter(|p| p.start < p.end) {
             out.push_str("{{ ");
             out.push_str(prefix);

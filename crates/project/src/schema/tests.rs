@@ -126,8 +126,10 @@ fn what_an_import_writes_is_valid() {
             {"name": "fit", "id": "fit#1", "outputFiles": ["fit.csv"]}],
         "files": [{"id": "fit.csv", "sizeInBytes": 7000000}] } } }"#;
     let folder = tempfile::tempdir().unwrap();
-    let mut options = crate::import::wfformat::Options::default();
-    options.slots = Some(2);
+    let options = crate::import::wfformat::Options {
+        slots: Some(2),
+        ..Default::default()
+    };
     let project = crate::import::wfformat::import(instance, &options).unwrap();
     project.write(folder.path(), true).unwrap();
     let files = yaml_files(folder.path());
