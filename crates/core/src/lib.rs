@@ -14,6 +14,7 @@ mod pipeline;
 mod resources;
 mod retry;
 pub mod run_store;
+mod shared;
 mod signal;
 mod spec;
 mod status;
