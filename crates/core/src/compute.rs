@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -302,6 +304,28 @@ impl JobEnd {
     }
 }
 
+impl From<ExitStatus> for JobEnd {
+    /// Returns the end of a process of this host.
+    fn from(status: ExitStatus) -> Self {
+        #[cfg(unix)]
+        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+            return Self::Signal(signal);
+        }
+        let unknown = || Self::Unknown(format!("neither a code nor a signal: {status}"));
+        status.code().map_or_else(unknown, Self::Exit)
+    }
+}
+
+impl From<io::Result<ExitStatus>> for JobEnd {
+    /// Returns what waiting for a process of this host told.
+    fn from(waited: io::Result<ExitStatus>) -> Self {
+        waited.map_or_else(
+            |e| Self::Unknown(format!("it can't be waited for: {e}")),
+            Self::from,
+        )
+    }
+}
+
 /// What a job used.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -522,4 +546,20 @@ pub trait ComputeTarget: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ComputeErrorKind::Unavailable`] if the target can't be asked.
     async fn list_owned(&self, owner: &str) -> Result<Vec<JobHandle>, ComputeError>;
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_code_or_a_signal() {
+        // As wait(2) has it: the code in the second byte, the signal in the lowest bits.
+        assert_eq!(JobEnd::from(ExitStatus::from_raw(7 << 8)), JobEnd::Exit(7));
+        assert_eq!(JobEnd::from(ExitStatus::from_raw(9)), JobEnd::Signal(9));
+        let lost = JobEnd::from(Err::<ExitStatus, _>(io::Error::other("no such child")));
+        assert!(matches!(lost, JobEnd::Unknown(why) if why.contains("no such child")));
+    }
 }

@@ -86,6 +86,12 @@ macro_rules! name_type {
                 Self::new(s)
             }
         }
+        impl TryFrom<&str> for $type {
+            type Error = InvalidName;
+            fn try_from(s: &str) -> Result<Self, InvalidName> {
+                Self::new(s)
+            }
+        }
         impl From<$type> for String {
             fn from(name: $type) -> Self {
                 name.0.as_ref().to_owned()

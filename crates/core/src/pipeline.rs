@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::graph::Graph;
-use crate::ids::{PipelineName, StepName};
-use crate::spec::{Action, PipelineSpec, StepSpec};
+use crate::ids::{PipelineName, Slot, StepName};
+use crate::spec::{Action, PipelineSpec, RunSpec, StepSpec};
 use crate::step::{Json, Step, StepContext, StepError, StepOutput};
 use crate::storage::Digest;
 use crate::validate::{Checks, Problem, validate};
@@ -129,6 +129,20 @@ impl Pipeline {
         match i.checked_sub(self.spec.steps.len()) {
             None => &self.spec.steps[i],
             Some(i) => &self.spec.finally[i],
+        }
+    }
+
+    /// Returns what people call a place: the name of its step, with `[ITEM]` behind it for an item
+    /// of a mapped step.
+    ///
+    /// # Panics
+    /// As [`Self::step`].
+    #[must_use]
+    pub fn label(&self, slot: Slot) -> String {
+        let name = &self.step(slot.step).name;
+        match slot.item {
+            Some(item) => format!("{name}[{item}]"),
+            None => name.to_string(),
         }
     }
 
@@ -356,12 +370,37 @@ impl PipelineBuilder {
         Fut: Future<Output = Result<T, StepError>> + Send + 'static,
         T: Serialize + 'static,
     {
-        let mut names = Vec::new();
-        inputs.names(&mut names);
-        // A step that is used twice is still one edge.
-        let mut seen = HashSet::new();
-        names.retain(|name| seen.insert(name.clone()));
+        let names = distinct(&inputs);
         self.add_step(name, &names, TypedStep { inputs, code })
+    }
+
+    /// Adds a step that runs a command and hands on the JSON value that it writes to
+    /// `$WINDLASS_RESULT`.
+    ///
+    /// What the value is, nobody can check before the command ran: a step that gets another type
+    /// than it expects fails for good.
+    ///
+    /// ```
+    /// use windlass_core::{Pipeline, RunSpec};
+    /// let mut p = Pipeline::builder("sums");
+    /// let count = RunSpec::new(["sh", "-c", "echo '[1, 2, 3]' > $WINDLASS_RESULT"]);
+    /// let numbers = p.add_run("numbers", count);
+    /// p.add_with("sum", numbers, |_, numbers: Vec<u64>| async move { Ok(numbers.len()) });
+    /// p.build().unwrap();
+    /// ```
+    pub fn add_run<T>(&mut self, name: &str, run: RunSpec) -> StepRef<T> {
+        let name = self.step_name(name);
+        self.push_typed(name, &[], Action::Run(Box::new(run)))
+    }
+
+    /// As [`Self::add_run`], after other steps; the command sees their values in its holes, as in
+    /// `{{ steps.NAME.result }}`.
+    pub fn add_run_with<I, T>(&mut self, name: &str, inputs: &I, run: RunSpec) -> StepRef<T>
+    where
+        I: Inputs,
+    {
+        let name = self.step_name(name);
+        self.push_typed(name, &distinct(inputs), Action::Run(Box::new(run)))
     }
 
     fn add_step<T>(
@@ -370,14 +409,23 @@ impl PipelineBuilder {
         after: &[StepName],
         step: impl Step + 'static,
     ) -> StepRef<T> {
+        let name = self.step_name(name);
+        let action = self.implement(name.as_str(), step);
+        self.push_typed(name, after, action)
+    }
+
+    /// Returns the name if it is one; else notes the mistake and goes on under another.
+    fn step_name(&mut self, name: &str) -> StepName {
         let index = self.spec.steps.len();
-        let name = StepName::new(name).unwrap_or_else(|e| {
+        StepName::new(name).unwrap_or_else(|e| {
             self.problems
                 .push(Problem::new(format!("steps/{index}/name"), e.to_string()));
             // Unique, so that it doesn't cause a second problem.
             StepName::new(format!("step{index}")).unwrap_or_else(|_| unreachable_name())
-        });
-        let action = self.implement(name.as_str(), step);
+        })
+    }
+
+    fn push_typed<T>(&mut self, name: StepName, after: &[StepName], action: Action) -> StepRef<T> {
         let spec = StepSpec::new(name.clone(), action);
         self.push(after.iter().cloned().fold(spec, StepSpec::after));
         StepRef {
@@ -428,6 +476,15 @@ impl PipelineBuilder {
             }),
         }
     }
+}
+
+/// Returns the steps that the inputs name: one that is used twice is still one edge.
+fn distinct(inputs: &impl Inputs) -> Vec<StepName> {
+    let mut names = Vec::new();
+    inputs.names(&mut names);
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 fn placeholder() -> PipelineName {

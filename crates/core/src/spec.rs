@@ -363,6 +363,13 @@ impl RunSpec {
             require: Vec::new(),
         }
     }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<Template>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
 }
 
 /// Copies objects from one storage to another, or into the run's own folder.
