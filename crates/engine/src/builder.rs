@@ -24,6 +24,25 @@ use crate::outbox::{self, Outbox};
 use crate::settings::Settings;
 use crate::{signals, writer};
 
+/// Returns what validation may know of an engine of these parts.
+pub(crate) fn known<'a>(
+    expressions: &'a dyn Expressions,
+    settings: &Settings,
+    targets: BTreeMap<LogicalName, Resources>,
+    quotas: &[Quota],
+    storages: &Storages,
+    notifiers: &BTreeMap<LogicalName, Arc<dyn Notifier>>,
+) -> Checks<'a> {
+    let mut checks = Checks::new(expressions);
+    checks.targets = Some(targets);
+    checks.default_target.clone_from(&settings.default_target);
+    let pools = quotas.iter().map(|q| (q.pool().clone(), q.limit().clone()));
+    checks.pools = Some(pools.collect());
+    checks.storages = Some(storages.keys().cloned().collect());
+    checks.notifiers = Some(notifiers.keys().cloned().collect());
+    checks
+}
+
 /// Builds an [`Engine`] from its components.
 pub struct EngineBuilder {
     store: Option<Arc<dyn RunStore>>,
@@ -40,6 +59,8 @@ pub struct EngineBuilder {
     reactor: Option<Box<dyn Reactor>>,
     /// Unfinished runs to take over; all if `None`.
     adopt: Option<BTreeSet<RunId>>,
+    /// Names that are none.
+    mistakes: Vec<String>,
 }
 
 impl fmt::Debug for EngineBuilder {
@@ -71,7 +92,19 @@ impl EngineBuilder {
             secrets: Arc::new(|_| Err("the engine has no secrets".to_owned())),
             reactor: None,
             adopt: None,
+            mistakes: Vec::new(),
         }
+    }
+
+    /// Returns the name if it is one; else keeps the mistake for [`Self::build`].
+    fn name<N>(&mut self, name: N) -> Option<LogicalName>
+    where
+        N: TryInto<LogicalName, Error: fmt::Display>,
+    {
+        let name = name
+            .try_into()
+            .map_err(|e| self.mistakes.push(e.to_string()));
+        name.ok()
     }
 
     /// Sets the settings.
@@ -95,24 +128,69 @@ impl EngineBuilder {
         self
     }
 
-    /// Adds a storage under a logical name.
+    /// Adds a storage under a logical name; a text that is none is reported by [`Self::build`].
     #[must_use]
-    pub fn with_storage(mut self, name: LogicalName, storage: Arc<dyn Storage>) -> Self {
-        self.storages.insert(name, storage);
+    pub fn with_storage<N>(mut self, name: N, storage: impl Storage + 'static) -> Self
+    where
+        N: TryInto<LogicalName, Error: fmt::Display>,
+    {
+        if let Some(name) = self.name(name) {
+            self.storages.insert(name, Arc::new(storage));
+        }
         self
     }
 
-    /// Adds a compute target under a logical name.
+    /// Adds a storage, and keeps the folders of runs in it ([`Settings::run_storage`]).
+    ///
+    /// Comes after [`Self::with_settings`], which sets all of them.
     #[must_use]
-    pub fn with_compute(mut self, name: LogicalName, target: Arc<dyn ComputeTarget>) -> Self {
-        self.targets.insert(name, target);
+    pub fn with_run_storage<N>(mut self, name: N, storage: impl Storage + 'static) -> Self
+    where
+        N: TryInto<LogicalName, Error: fmt::Display>,
+    {
+        let Some(name) = self.name(name) else {
+            return self;
+        };
+        self.settings.run_storage = Some(name.clone());
+        self.with_storage(name, storage)
+    }
+
+    /// Adds a compute target under a logical name; a text that is none is reported by [`Self::build`].
+    #[must_use]
+    pub fn with_compute<N>(mut self, name: N, target: impl ComputeTarget + 'static) -> Self
+    where
+        N: TryInto<LogicalName, Error: fmt::Display>,
+    {
+        if let Some(name) = self.name(name) {
+            self.targets.insert(name, Arc::new(target));
+        }
         self
     }
 
-    /// Adds a notifier under a logical name.
+    /// Adds a compute target, and runs on it what names none ([`Settings::default_target`]).
+    ///
+    /// Comes after [`Self::with_settings`], which sets all of them.
     #[must_use]
-    pub fn with_notifier(mut self, name: LogicalName, notifier: Arc<dyn Notifier>) -> Self {
-        self.notifiers.insert(name, notifier);
+    pub fn with_default_compute<N>(mut self, name: N, target: impl ComputeTarget + 'static) -> Self
+    where
+        N: TryInto<LogicalName, Error: fmt::Display>,
+    {
+        let Some(name) = self.name(name) else {
+            return self;
+        };
+        self.settings.default_target = Some(name.clone());
+        self.with_compute(name, target)
+    }
+
+    /// Adds a notifier under a logical name; a text that is none is reported by [`Self::build`].
+    #[must_use]
+    pub fn with_notifier<N>(mut self, name: N, notifier: impl Notifier + 'static) -> Self
+    where
+        N: TryInto<LogicalName, Error: fmt::Display>,
+    {
+        if let Some(name) = self.name(name) {
+            self.notifiers.insert(name, Arc::new(notifier));
+        }
         self
     }
 
@@ -162,32 +240,23 @@ impl EngineBuilder {
     /// Returns what validation may know of this engine.
     #[must_use]
     pub fn checks(&self) -> Checks<'_> {
-        let mut checks = Checks::new(&*self.expressions);
-        checks.targets = Some(
-            self.targets
-                .iter()
-                .map(|(n, t)| (n.clone(), t.capabilities().total.clone()))
-                .collect(),
-        );
-        checks
-            .default_target
-            .clone_from(&self.settings.default_target);
-        checks.pools = Some(
-            self.quotas
-                .iter()
-                .map(|q| (q.pool().clone(), q.limit().clone()))
-                .collect(),
-        );
-        checks.storages = Some(self.storages.keys().cloned().collect());
-        checks.notifiers = Some(self.notifiers.keys().cloned().collect());
-        checks
+        let targets = self.targets.iter();
+        let targets = targets.map(|(n, t)| (n.clone(), t.capabilities().total.clone()));
+        known(
+            &*self.expressions,
+            &self.settings,
+            targets.collect(),
+            &self.quotas,
+            &self.storages,
+            &self.notifiers,
+        )
     }
 
     /// Builds the engine and takes over the unfinished runs of its store.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Store`] if the store can't be read; [`crate::ErrorKind::Invalid`] for a quota whose
-    /// name is kept for a target.
+    /// [`crate::ErrorKind::Store`] if the store can't be read; [`crate::ErrorKind::Invalid`] for a name that
+    /// is none, or a quota whose name is kept for a target.
     pub async fn build(mut self) -> Result<Engine, Error> {
         let (reactor, only) = (self.reactor.take(), self.adopt.take());
         let (core, closing) = self.core()?;
@@ -291,6 +360,9 @@ impl EngineBuilder {
     }
 
     fn core(self) -> Result<(Arc<Core>, CancelTrigger), Error> {
+        if !self.mistakes.is_empty() {
+            return Err(Error::invalid(self.mistakes.join("; ")));
+        }
         if let Some(quota) = self
             .quotas
             .iter()

@@ -9,13 +9,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use windlass_core::run_store::{EventRecord, RunRecord, RunStore};
 use windlass_core::{
-    AttemptNo, CancelSignal, CancelTrigger, Clock, ClockExt, Expressions, IdSource,
+    AttemptNo, CancelSignal, CancelTrigger, Checks, Clock, ClockExt, Expressions, IdSource,
     Implementations, LogicalName, Notifier, Pipeline, PipelineName, Quota, Resources, RunId,
     RunKey, RunState, Secret, Slot, StepName, StepOutput, Storage, Storages, Timestamp,
     error_chain,
 };
 
-use crate::builder::EngineBuilder;
+use crate::builder::{EngineBuilder, known};
 use crate::driver::{Active, Message};
 use crate::handle::{RunHandle, RunRequest};
 use crate::hub::TargetHub;
@@ -428,6 +428,22 @@ impl Engine {
             .into_iter()
             .map(|(name, limit, used)| PoolView { name, limit, used })
             .collect())
+    }
+
+    /// Returns what validation may know of this engine, for [`windlass_core::PipelineBuilder::build_with`].
+    #[must_use]
+    pub fn checks(&self) -> Checks<'_> {
+        let core = &self.inner.core;
+        let targets = core.targets.iter();
+        let targets = targets.map(|(n, hub)| (n.clone(), hub.target.capabilities().total.clone()));
+        known(
+            &*core.expressions,
+            &core.settings,
+            targets.collect(),
+            &core.quotas,
+            &core.storages,
+            &core.notifiers,
+        )
     }
 
     /// Returns what the engine was built with.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{EventKind, EventRecord, RunRecord, RunSnapshot};
 use windlass_core::{
-    Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Slot, StepName, StepState,
-    Timestamp, WaitReason,
+    Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Slot, StepName, StepRef,
+    StepState, Timestamp, WaitReason,
 };
 
 use crate::Error;
@@ -255,6 +256,33 @@ impl RunHandle {
         }
     }
 
+    /// Returns the value that a step of the run handed on, at any time after that.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] if the run has no such step, or it handed on nothing (yet);
+    /// also for a run that ended in an engine without a store.
+    /// [`crate::ErrorKind::Invalid`] for a value of another type. [`crate::ErrorKind::Store`] if
+    /// the store can't be read.
+    pub async fn result<T: DeserializeOwned>(&self, step: &StepRef<T>) -> Result<T, Error> {
+        let (name, run) = (step.name(), self.run);
+        let value = match &self.inner.core.store {
+            Some(store) => store.snapshot(run).await?.and_then(|s| stored(&s, name)),
+            None => self.look().await?.and_then(|view| {
+                let mut steps = view.steps.into_iter();
+                let found = steps.find(|s| s.name == *name && s.state.has_result());
+                found.map(|s| s.result)
+            }),
+        };
+        let value = value.ok_or_else(|| {
+            Error::not_found(format!("step handed on nothing step=`{name}` run=`{run}`"))
+        })?;
+        value.to().map_err(|e| {
+            Error::invalid(format!(
+                "step handed on a value of another type step=`{name}` run=`{run}`: {e}"
+            ))
+        })
+    }
+
     /// Returns the run's events from its first on, and goes on until it ends. Without a store it
     /// begins with the next event.
     ///
@@ -319,6 +347,15 @@ impl RunHandle {
             .map(|v| v.map(|v| *v))
             .map_err(|_| Error::closed())
     }
+}
+
+/// Returns what a step of a stored run handed on.
+fn stored(snapshot: &RunSnapshot, name: &StepName) -> Option<Json> {
+    let mut steps = snapshot.version.spec.all_steps();
+    let index = steps.position(|s| s.name == *name)?;
+    let slot = Slot::step(u32::try_from(index).ok()?);
+    let row = snapshot.steps.iter().find(|s| s.slot == slot)?;
+    row.output.as_ref().map(|output| output.value.clone())
 }
 
 /// Returns whether an event is the last of its run.

@@ -354,3 +354,53 @@ async fn more_waiting_steps_than_the_workers_are_fed_with_all_start_and_all_stop
     trigger.cancel();
     assert_eq!(second.outcome().await.unwrap().state, RunState::Succeeded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_that_are_none_are_reported_together_when_the_engine_is_built() {
+    let target = || -> Arc<dyn windlass_core::Notifier> { Arc::new(Deaf) };
+    let error = Engine::in_memory()
+        .with_notifier("on call", target())
+        .with_notifier("fine", Deaf)
+        .with_notifier("", Deaf)
+        .build()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), windlass_engine::ErrorKind::Invalid);
+    let text = error.to_string();
+    assert!(text.contains("on call") && text.contains("; "), "{text}");
+}
+
+#[derive(Debug)]
+struct Deaf;
+
+#[async_trait::async_trait]
+impl windlass_core::Notifier for Deaf {
+    async fn deliver(
+        &self,
+        _: &windlass_core::Notification,
+    ) -> Result<windlass_core::Receipt, windlass_core::NotifyError> {
+        Ok(windlass_core::Receipt::default())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_run_without_a_store_shows_the_results_so_far() {
+    let mut p = Pipeline::builder("live");
+    let first = p.add("first", |_| async { Ok(5_u32) });
+    let last = p.add_with("last", first.clone(), |cx, n: u32| async move {
+        cx.cancel().cancelled().await;
+        Ok(n)
+    });
+    let engine = engine().await;
+    let run = start(&engine, p.build().unwrap()).await;
+    while run.result(&first).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(run.result(&first).await.unwrap(), 5);
+    let error = run.result(&last).await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        windlass_engine::ErrorKind::NotFound,
+        "{error}"
+    );
+}
