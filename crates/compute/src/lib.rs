@@ -2,8 +2,10 @@
 //!
 //! One adapter lives here, [`ProcessTarget`]: jobs as sandboxed processes of this machine, without
 //! a daemon. Each adapter is behind a feature and implements [`windlass_core::ComputeTarget`].
-//! Steps that are Rust code run in the engine, not here.
+//! [`host`] helps to write another one. Steps that are Rust code run in the engine, not here.
 
+#[cfg(all(feature = "process", unix))]
+pub mod host;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod process;
 

@@ -271,6 +271,14 @@ impl ProcessTarget {
         ProcessTargetBuilder::new(state_folder.into())
     }
 
+    /// Opens a target with defaults that keeps its records and scratch folders in `state_folder`.
+    ///
+    /// # Errors
+    /// Those of [`ProcessTargetBuilder::build`].
+    pub async fn open(state_folder: impl Into<PathBuf>) -> Result<Self, ComputeError> {
+        Self::builder(state_folder).build().await
+    }
+
     /// Returns how strong the sandbox is on this machine.
     #[must_use]
     pub fn level(&self) -> SandboxLevel {
