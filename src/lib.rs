@@ -31,6 +31,8 @@ pub mod wiring;
 pub use windlass_alerts::{AlertReactor, LogNotifier, Redactor, Routes};
 #[cfg(feature = "webhook")]
 pub use windlass_alerts::{SigningKey, WebhookNotifier};
+#[cfg(all(feature = "process", unix))]
+pub use windlass_compute::host;
 #[cfg(feature = "process")]
 pub use windlass_compute::{ProcessTarget, ProcessTargetBuilder, SandboxLevel, init_if_child};
 pub use windlass_core::*;

@@ -49,6 +49,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("windlass-cli", &["windlass"]),
 ];
 
+/// Examples whose length is a promise, and the number of lines that they stay under: all lines count.
+const SHORT: &[(&str, usize)] = &[
+    ("examples/embed.rs", 60),
+    ("examples/adapter/plain_processes.rs", 100),
+    ("examples/adapter/json_lines.rs", 100),
+];
+
 /// The kit that tests adapters; nobody depends on it but in tests.
 const TESTKIT: &str = "windlass-testkit";
 
@@ -437,6 +444,24 @@ fn libraries_do_not_print_or_exit() -> Result {
     expect_none(
         &problems,
         "only the binary prints or exits; a library returns values and traces",
+    );
+    Ok(())
+}
+
+#[test]
+fn examples_stay_as_short_as_they_promise() -> Result {
+    let mut problems = Vec::new();
+    for (path, limit) in SHORT {
+        let lines = std::fs::read_to_string(Path::new(ROOT).join(path))?
+            .lines()
+            .count();
+        if lines >= *limit {
+            problems.push(format!("{path} has {lines} lines: stay under {limit}"));
+        }
+    }
+    expect_none(
+        &problems,
+        "what takes more lines needs a better API, not a longer example",
     );
     Ok(())
 }

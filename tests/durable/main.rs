@@ -172,3 +172,42 @@ async fn rows_of_a_mapped_run_tell_the_truth() {
     );
     assert_eq!(reader.check().await.unwrap(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_is_read_by_its_typed_step_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runs.db");
+    let build = || {
+        let mut p = Pipeline::builder("results");
+        let rows = p.add("rows", |_| async { Ok(vec![1_u32, 2, 3]) });
+        let sum = p.add_with("sum", rows, |_, rows: Vec<u32>| async move {
+            Ok(rows.iter().sum::<u32>())
+        });
+        let bad = p.add("bad", |_| async {
+            Err::<u32, _>(windlass::StepError::permanent("no"))
+        });
+        p.configure(&bad, windlass::StepSpec::allow_failure);
+        (p.build().unwrap(), sum, bad)
+    };
+    let (pipeline, sum, _) = build();
+    {
+        let engine = open(&path).await;
+        engine.deploy(pipeline).await.unwrap();
+        let run = engine.start(request("results")).await.unwrap();
+        run.outcome().await.unwrap();
+        assert_eq!(run.result(&sum).await.unwrap(), 6);
+        engine.drain(Duration::from_secs(5)).await.unwrap();
+    }
+    let engine = open(&path).await;
+    let (pipeline, sum, bad) = build();
+    engine.deploy(pipeline).await.unwrap();
+    let run = engine.start(request("results")).await.unwrap();
+    assert_eq!(run.result(&sum).await.unwrap(), 6);
+    let nothing = run.result(&bad).await.unwrap_err();
+    assert_eq!(nothing.kind(), windlass::ErrorKind::NotFound, "{nothing}");
+    // The same name in another pipeline of the host, where it hands on another type.
+    let mut other = Pipeline::builder("other");
+    let text = other.add("sum", |_| async { Ok(String::new()) });
+    let mistyped = run.result(&text).await.unwrap_err();
+    assert_eq!(mistyped.kind(), windlass::ErrorKind::Invalid, "{mistyped}");
+}
