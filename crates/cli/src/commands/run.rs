@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
 use windlass::project::Project;
 use windlass::run_store::RunStore;
 use windlass::wiring::Variables;
@@ -132,6 +133,9 @@ fn request(spec: &PipelineSpec, args: &RunArgs) -> Result<RunRequest, Failure> {
 /// Shows events until the run ends; Ctrl-C cancels the run, a second one skips its `finally` steps.
 async fn follow(run: &RunHandle, mut show: Show) -> Result<RunSummary, Failure> {
     let mut events = run.events();
+    // One listener for the whole run: a new one each turn would miss what comes between two turns.
+    let mut interrupted = signal(SignalKind::interrupt())
+        .map_err(|e| Failure::engine(format!("Ctrl-C can't be listened for: {e}")))?;
     let mut interrupts = 0;
     loop {
         tokio::select! {
@@ -140,7 +144,7 @@ async fn follow(run: &RunHandle, mut show: Show) -> Result<RunSummary, Failure> 
                 None => break,
             },
             view = show.tick(run) => show.view(view),
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupted.recv() => {
                 interrupts += 1;
                 show.note(if interrupts == 1 { "cancelling: steps that run are stopped, `finally` steps run (again to skip those)" } else { "cancelling at once" });
                 run.cancel("interrupted at the terminal").await?;
