@@ -128,6 +128,17 @@ impl SqliteStore {
         Self::open_with(path, read_only).await
     }
 
+    /// Returns whether there is a store: false where there is no file, or one that an engine is only
+    /// just making, or was killed while it did. Nothing ever ran in such a one.
+    ///
+    /// # Errors
+    /// `Incompatible` for a file of a newer release or of another program, `Corrupt` if it is damaged,
+    /// `Unavailable` if it can't be read.
+    pub async fn exists(path: impl AsRef<Path>) -> Result<bool, StoreError> {
+        let path = path.as_ref().to_owned();
+        blocking(move || open::is_made(&path)).await
+    }
+
     /// Opens a file.
     ///
     /// # Errors

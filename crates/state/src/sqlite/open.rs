@@ -68,6 +68,15 @@ pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, S
     })
 }
 
+/// Returns whether the file has got what makes it a store; an engine that is killed early leaves one without.
+pub(super) fn is_made(path: &Path) -> Result<bool, StoreError> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let readers = Readers::new(path.to_owned());
+    readers.with(|db| Ok(migrate::version(db, path, MIGRATIONS.len())? > 0))
+}
+
 /// An older file is read only after its upgrade, which only an engine makes.
 fn complete(version: usize, path: &Path) -> Result<(), StoreError> {
     if version == MIGRATIONS.len() {
