@@ -3,10 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// Runs machine-learning and data pipelines: durable, isolated, told apart by date.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100, after_long_help = crate::exit::HELP)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{}", crate::exit::HELP)
+)]
 pub(crate) struct Args {
     /// Folder of the project; default: the nearest one from here upwards
     #[arg(long, short = 'C', global = true, value_name = "DIR")]
@@ -17,32 +23,149 @@ pub(crate) struct Args {
     /// Say more in the log; twice for even more
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// Print JSON instead of text; an error too is an object on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  windlass init shop                     make a project that runs at once
+  windlass run churn --date 2026-11-03   run a pipeline for a day, or go on with its run
+  windlass status churn                  its last run, step by step
+  windlass logs churn train --follow     what a step prints, as it comes
+  windlass graph churn --out churn.svg   a picture of it";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a pipeline for a date, or go on with the run that the date has
-    Run(RunArgs),
-    /// Check every file of the project
-    Check,
+    /// Make a small project that runs at once, with comments in every file
+    #[command(after_help = "\
+Examples:
+  windlass init shop
+  windlass init . --name my-shop
+  windlass init . --force    add the files to a folder that has some; none is replaced")]
+    Init(InitArgs),
+    /// Check every file of the project, in all environments or in one
+    #[command(
+        alias = "check",
+        after_help = "\
+Examples:
+  windlass validate
+  windlass validate --env prod
+  windlass validate --json    a list of what is wrong, each with file, line and column"
+    )]
+    Validate,
     /// List the pipelines of the project
+    #[command(after_help = "\
+Examples:
+  windlass list
+  windlass list --json")]
     List,
+    /// Draw a pipeline: steps, edges with their conditions, joins
+    #[command(after_help = "\
+Examples:
+  windlass graph churn --out churn.svg
+  windlass graph churn --format mermaid    for a README or a wiki
+  windlass graph churn | dot -Tpdf > churn.pdf")]
+    Graph(GraphArgs),
+    /// Run a pipeline for a date, or go on with the run that the date has
+    #[command(after_help = "\
+Examples:
+  windlass run churn
+  windlass run churn --date 2026-11-03 --env prod
+  windlass run churn --param ridge=0.5 --force
+  windlass run churn --json    an event a line, the outcome last")]
+    Run(RunArgs),
     /// Show the runs, or one run with its steps
+    #[command(after_help = "\
+Examples:
+  windlass status             the latest runs
+  windlass status churn       the last run of a pipeline, step by step
+  windlass status 4f2a9c01    a run by the last digits of its id
+  windlass status --pipeline churn --limit 5 --json")]
     Status(StatusArgs),
-    /// Print what a step wrote to standard output and error
+    /// Print what the steps of a run wrote to standard output and error
+    #[command(after_help = "\
+Examples:
+  windlass logs churn                    all steps of the last run, each line with its step
+  windlass logs churn train --follow     as it comes, over all attempts, until the step ends
+  windlass logs 4f2a9c01 'score[2]' --attempt 1 --stream stderr")]
     Logs(LogsArgs),
-    /// Show what this machine can isolate, and what it can't
+    /// Show what this machine can do for the environment, and what is missing
+    #[command(after_help = "\
+Examples:
+  windlass doctor
+  windlass doctor --env prod --json")]
     Doctor,
     /// Make a project of another system's pipeline
     #[command(subcommand)]
     Import(Import),
     /// Print the JSON Schema of a kind of file, for editors
+    #[command(after_help = "\
+Examples:
+  windlass schema pipeline > pipeline.schema.json")]
     Schema {
         /// Which file
         file: SchemaOf,
     },
+    /// Print a script that completes commands in a shell
+    #[command(after_help = "\
+Examples:
+  windlass completion bash > ~/.local/share/bash-completion/completions/windlass
+  windlass completion zsh > ~/.zfunc/_windlass
+  windlass completion fish > ~/.config/fish/completions/windlass.fish")]
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Folder of the new project; default: this one
+    pub(crate) dir: Option<PathBuf>,
+    /// Name of the project; default: that of the folder
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Write into a folder that has something in it; no file is replaced
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GraphArgs {
+    /// Name of the pipeline
+    pub(crate) pipeline: String,
+    /// How to draw it; default: what the name of the file says, else dot
+    #[arg(long, short, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<GraphFormat>,
+    /// Write to a file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// The language of Graphviz
+    Dot,
+    /// A flowchart for Markdown
+    Mermaid,
+    /// A picture that needs nothing else
+    Svg,
+}
+
+impl GraphFormat {
+    /// Returns the format of files whose name ends so.
+    pub(crate) fn of_extension(extension: &str) -> Option<Self> {
+        match extension {
+            "dot" | "gv" => Some(Self::Dot),
+            "mmd" | "mermaid" => Some(Self::Mermaid),
+            "svg" => Some(Self::Svg),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +201,7 @@ pub(crate) enum Progress {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// Id of a run, or the last digits of it; default: the latest runs
+    /// A pipeline for its last run, a key, an id, or the last digits of one; default: the latest runs
     pub(crate) run: Option<String>,
     /// Only runs of this pipeline
     #[arg(long, value_name = "NAME")]
@@ -86,26 +209,41 @@ pub(crate) struct StatusArgs {
     /// Show at most so many runs
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub(crate) limit: u32,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
-    /// Id of a run, or the last digits of it
+    /// A pipeline for its last run, a key, an id, or the last digits of one
     pub(crate) run: String,
-    /// Name of a step, with `[ITEM]` behind it for an item of a mapped step
-    pub(crate) step: String,
-    /// Number of the attempt; default: the last
+    /// Name of a step, with `[ITEM]` behind it for an item of a mapped step; default: all steps
+    pub(crate) step: Option<String>,
+    /// Go on printing until the step, or the run, has its end
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Number of the attempt; default: the last one of a step, all of a run
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<u32>,
+    /// Only one of the two
+    #[arg(long, value_enum, value_name = "STREAM")]
+    pub(crate) stream: Option<LogName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogName {
+    /// Standard output
+    Stdout,
+    /// Standard error
+    Stderr,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Import {
     /// A recorded run in WfFormat (WfCommons, schemas 1.0 to 1.6): each task sleeps as long as it
     /// took, and reads and writes its files, both scaled down
+    #[command(after_help = "\
+Examples:
+  windlass import wfformat montage.json --out montage --speed-up 1000
+  windlass run --project montage montage")]
     Wfformat {
         /// The instance, a JSON file; one that gzip packed will do
         file: PathBuf,

@@ -28,6 +28,11 @@ impl Names {
         Ok(version.map_or_else(Self::default, |v| Self::of(&v.spec)))
     }
 
+    /// Returns the number of steps.
+    pub(crate) fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
     /// Returns the name of a step.
     pub(crate) fn step(&self, step: u32) -> &str {
         self.0.get(step as usize).map_or("?", String::as_str)

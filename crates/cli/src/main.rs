@@ -8,9 +8,11 @@
 mod args;
 mod commands;
 mod exit;
+mod graph;
 mod json;
 mod print;
 mod progress;
+mod stored;
 mod summary;
 
 use std::process::ExitCode;
@@ -25,8 +27,21 @@ fn main() -> ExitCode {
     // A job's helper is this very program; it must not do anything else first.
     windlass::init_if_child();
     let args = Args::parse();
+    let as_json = args.json;
     let variables: windlass::wiring::Variables = Arc::new(variable);
+    let for_end = Arc::clone(&variables);
     print::start_log(args.verbose, &*variables);
+    let end = |result: Result<ExitCode, Failure>| {
+        result.unwrap_or_else(|failure| {
+            if as_json {
+                print::out(&format!("{}\n", failure.json()));
+            } else {
+                let colour = print::Colour::of_stderr(&*for_end).0;
+                eprintln!("{}", failure.text(colour));
+            }
+            failure.code()
+        })
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -51,21 +66,18 @@ fn variable(name: &str) -> Option<String> {
 
 async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<ExitCode, Failure> {
     let place = args.place();
+    let json = args.json;
     match args.command {
+        Command::Init(init) => commands::init::init(&init, json),
+        Command::Validate => commands::validate::validate(&place, json),
+        Command::List => commands::list::list(&place, json),
+        Command::Graph(graph) => commands::graph::graph(&place, &graph, json),
         Command::Run(run) => commands::run::run(&place, run, variables).await,
-        Command::Check => commands::check::check(&place),
-        Command::List => commands::check::list(&place),
-        Command::Status(status) => commands::status::status(&place, &status).await,
-        Command::Logs(logs) => commands::logs::logs(&place, &logs, variables).await,
-        Command::Doctor => commands::doctor::doctor(&place, variables).await,
-        Command::Import(import) => commands::import::import(&import),
-        Command::Schema { file } => commands::check::schema(file),
+        Command::Status(status) => commands::status::status(&place, &status, json).await,
+        Command::Logs(logs) => commands::logs::logs(&place, &logs, variables, json).await,
+        Command::Doctor => commands::doctor::doctor(&place, variables, json).await,
+        Command::Import(import) => commands::import::import(&import, json),
+        Command::Schema { file } => Ok(commands::list::schema(file)),
+        Command::Completion { shell } => Ok(commands::list::completion(shell, json)),
     }
-}
-
-fn end(result: Result<ExitCode, Failure>) -> ExitCode {
-    result.unwrap_or_else(|failure| {
-        eprintln!("{failure}");
-        failure.code()
-    })
 }

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use windlass::{StepState, Timestamp};
+use windlass::StepState;
 
 /// Starts the log on standard error: warnings, or more.
 pub(crate) fn start_log(verbose: u8, variables: &dyn Fn(&str) -> Option<String>) {
@@ -66,7 +66,11 @@ pub(crate) fn took(d: Duration) -> String {
     }
 }
 
-/// Prints the time between two instants; nothing while the second isn't there.
-pub(crate) fn since(start: Timestamp, end: Option<Timestamp>) -> String {
-    end.map_or_else(String::new, |end| took(end.since(start)))
+/// Writes to standard output. A reader that went away has seen enough.
+pub(crate) fn out(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .ok();
 }

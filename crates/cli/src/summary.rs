@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use windlass::project::Project;
 use windlass::run_store::{AttemptRecord, RunSnapshot, StepRecord};
 use windlass::units::format_bytes;
-use windlass::{RunFolder, Slot, StepState};
+use windlass::{Clock, RunFolder, Slot, StepState, SystemClock, Timestamp};
 
 use crate::print::{Colour, took};
 
@@ -32,13 +32,11 @@ struct Sums {
     measured: bool,
 }
 
-fn sums<'a>(attempts: impl Iterator<Item = &'a AttemptRecord>) -> Sums {
+fn sums<'a>(attempts: impl Iterator<Item = &'a AttemptRecord>, now: Timestamp) -> Sums {
     let mut sums = Sums::default();
     for attempt in attempts {
         sums.attempts += 1;
-        if let Some(end) = attempt.ended_at {
-            sums.wall += end.since(attempt.launched_at);
-        }
+        sums.wall += attempt.ended_at.unwrap_or(now).since(attempt.launched_at);
         if let Some(usage) = &attempt.usage {
             sums.measured = true;
             sums.cpu += Duration::from_micros(usage.user_micros + usage.system_micros);
@@ -48,7 +46,10 @@ fn sums<'a>(attempts: impl Iterator<Item = &'a AttemptRecord>) -> Sums {
     sums
 }
 
-fn note(step: Option<&StepRecord>) -> String {
+fn note(step: Option<&StepRecord>, wait: Option<&String>) -> String {
+    if let Some(wait) = wait {
+        return wait.clone();
+    }
     let Some(step) = step else {
         return String::new();
     };
@@ -60,10 +61,13 @@ fn note(step: Option<&StepRecord>) -> String {
 }
 
 fn rows(snapshot: &RunSnapshot) -> Vec<Row> {
+    let waits = crate::stored::waits(snapshot);
+    let now = SystemClock::new().now();
     let row = |(i, spec): (usize, &windlass::StepSpec)| {
         let index = i as u32;
         let step = snapshot.steps.iter().find(|s| s.slot == Slot::step(index));
-        let sums = sums(snapshot.attempts.iter().filter(|a| a.slot.step == index));
+        let own = snapshot.attempts.iter().filter(|a| a.slot.step == index);
+        let sums = sums(own, now);
         let items = snapshot
             .steps
             .iter()
@@ -93,7 +97,7 @@ fn rows(snapshot: &RunSnapshot) -> Vec<Row> {
             } else {
                 "-".to_owned()
             },
-            note: note(step),
+            note: note(step, waits.get(&Slot::step(index))),
         }
     };
     snapshot
@@ -273,15 +277,4 @@ fn outputs(snapshot: &RunSnapshot, project: &Project) -> Vec<(String, String)> {
         ));
     }
     outputs
-}
-
-/// Returns the summary as JSON.
-pub(crate) fn json(snapshot: &RunSnapshot) -> Value {
-    let names: Vec<String> = snapshot
-        .version
-        .spec
-        .all_steps()
-        .map(|s| s.name.to_string())
-        .collect();
-    json!({ "run": snapshot.run, "steps": names, "rows": snapshot.steps, "attempts": snapshot.attempts })
 }

@@ -7,11 +7,13 @@ use windlass::project::import::wfformat::{self, Options};
 
 use super::Failure;
 use crate::args::Import;
+use crate::exit::Exit;
+use crate::{json, print};
 
 /// Largest instance that is read: 256 MiB.
 const LIMIT: u64 = 256 << 20;
 
-pub(crate) fn import(import: &Import) -> Result<ExitCode, Failure> {
+pub(crate) fn import(import: &Import, as_json: bool) -> Result<ExitCode, Failure> {
     let Import::Wfformat {
         file,
         out,
@@ -38,16 +40,21 @@ pub(crate) fn import(import: &Import) -> Result<ExitCode, Failure> {
         .write(out, *force)
         .map_err(|e| Failure::wrong(error_chain(&e)))?;
     let pipeline = project.pipeline();
-    println!(
-        "wrote project {} with {} steps (WfFormat {})",
+    if as_json {
+        let done = serde_json::json!({
+            "folder": out, "pipeline": pipeline.name, "steps": pipeline.steps.len(),
+            "schema_version": project.schema_version(),
+        });
+        print::out(&format!("{}\n", json::text(&done)));
+        return Ok(Exit::Done.into());
+    }
+    print::out(&format!(
+        "wrote project {} with {} steps (WfFormat {})\nrun it: windlass run {} --project {}\n",
         out.display(),
         pipeline.steps.len(),
-        project.schema_version()
-    );
-    println!(
-        "run it: windlass run {} --project {}",
+        project.schema_version(),
         pipeline.name,
         out.display()
-    );
-    Ok(ExitCode::SUCCESS)
+    ));
+    Ok(Exit::Done.into())
 }

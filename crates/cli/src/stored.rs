@@ -1,0 +1,238 @@
+//! A run as its rows tell it, for readers beside an engine: what waits for what, who is at work, and
+//! the objects of `status --json`.
+//!
+//! An engine knows more (who holds the quota that a step waits for); rows are all there is when none
+//! is at work, and they are never older than the last commit.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+use windlass::project::Jinja;
+use windlass::run_store::{AttemptEnd, AttemptRecord, RunRecord, RunSnapshot, StepRecord};
+use windlass::{
+    Action, Checks, Failure, Graph, Implementations, Pipeline, RunState, Slot, StepState,
+    WaitReason,
+};
+
+use crate::json::{Names, UsageFields, end_word};
+
+/// Predecessors of a step that are named.
+const NAMED: usize = 10;
+
+/// Returns what each step that has not ended and doesn't run waits for.
+pub(crate) fn waits(snapshot: &RunSnapshot) -> BTreeMap<Slot, String> {
+    let mut waits = BTreeMap::new();
+    if snapshot.run.state.is_final() {
+        return waits;
+    }
+    let spec = &snapshot.version.spec;
+    let language = Jinja::new();
+    // It was valid when the run started; a release that sees it otherwise shows less.
+    let checks = Checks::new(&language);
+    let Ok(pipeline) = Pipeline::new((**spec).clone(), Implementations::new(), &checks) else {
+        return waits;
+    };
+    let rows: BTreeMap<Slot, &StepRecord> = snapshot.steps.iter().map(|s| (s.slot, s)).collect();
+    let graph = pipeline.graph();
+    let whole = (0..graph.len()).map(Slot::step);
+    for slot in whole.chain(rows.keys().copied().filter(|s| s.item.is_some())) {
+        let row = rows.get(&slot).copied();
+        if let Some(why) = why(&pipeline, graph, &rows, slot, row, snapshot.run.state) {
+            waits.insert(slot, why);
+        }
+    }
+    waits
+}
+
+fn why(
+    pipeline: &Pipeline,
+    graph: &Graph,
+    rows: &BTreeMap<Slot, &StepRecord>,
+    slot: Slot,
+    row: Option<&StepRecord>,
+    run: RunState,
+) -> Option<String> {
+    let step = pipeline.step(slot.step);
+    let wake = row.and_then(|r| r.wake_at);
+    let reason = match row.map_or(StepState::Pending, |r| r.state) {
+        StepState::Pending if slot.item.is_none() => predecessors(pipeline, graph, rows, slot.step)
+            .or_else(|| (run == RunState::Paused).then_some(WaitReason::Paused))?,
+        StepState::Unknown => WaitReason::Resolution,
+        StepState::Ready | StepState::Waiting | StepState::Retrying if run == RunState::Paused => {
+            WaitReason::Paused
+        }
+        StepState::Retrying => WaitReason::Backoff { until: wake? },
+        StepState::Waiting if matches!(step.action, Action::Wait(_)) => {
+            WaitReason::Time { until: wake? }
+        }
+        StepState::Waiting => {
+            let pool = step.policy.pool.as_ref().map_or("default", |p| p.as_str());
+            return Some(format!("waits for room in pool {pool}"));
+        }
+        _ => return None,
+    };
+    Some(reason.to_string())
+}
+
+/// Returns the steps before one that have not ended; all of the graph for a `finally` step.
+fn predecessors(
+    pipeline: &Pipeline,
+    graph: &Graph,
+    rows: &BTreeMap<Slot, &StepRecord>,
+    step: u32,
+) -> Option<WaitReason> {
+    let ended = |step: &u32| {
+        rows.get(&Slot::step(*step))
+            .is_some_and(|r| r.state.is_final())
+    };
+    let before = graph.predecessors(step).iter().map(|p| p.step);
+    let open: Vec<u32> = if graph.is_finally(step) {
+        let all = (0..graph.finally_start()).chain(before);
+        all.filter(|s| !ended(s)).collect()
+    } else {
+        before.filter(|s| !ended(s)).collect()
+    };
+    (!open.is_empty()).then(|| WaitReason::Predecessors {
+        steps: open
+            .iter()
+            .take(NAMED)
+            .map(|s| pipeline.step(*s).name.clone())
+            .collect(),
+        count: open.len() as u32,
+    })
+}
+
+/// A run, as `status --json` prints it.
+#[derive(Debug, Serialize)]
+pub(crate) struct RunFields {
+    run: String,
+    key: String,
+    pipeline: String,
+    environment: String,
+    date: String,
+    state: RunState,
+    reason: Option<String>,
+    cancel_requested: bool,
+    created_at: String,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    /// True if an engine is at work on the store, so that the run goes on by itself.
+    engine_at_work: bool,
+}
+
+impl RunFields {
+    pub(crate) fn of(run: &RunRecord, engine_at_work: bool) -> Self {
+        Self {
+            run: run.id.to_string(),
+            key: run.key.to_string(),
+            pipeline: run.pipeline.to_string(),
+            environment: run.environment.to_string(),
+            date: run.date.to_string(),
+            state: run.state,
+            reason: run.reason.clone(),
+            cancel_requested: run.cancel_requested,
+            created_at: run.created_at.to_string(),
+            started_at: run.started_at.map(|t| t.to_string()),
+            ended_at: run.ended_at.map(|t| t.to_string()),
+            engine_at_work,
+        }
+    }
+}
+
+/// A step of a run, or an item of a mapped one, as `status RUN --json` prints it.
+#[derive(Debug, Serialize)]
+struct StepFields<'a> {
+    step: &'a str,
+    item: Option<u32>,
+    state: StepState,
+    attempts: u32,
+    waits_for: Option<&'a str>,
+    skipped_because: Option<String>,
+    failure: Option<&'a Failure>,
+    ready_at: Option<String>,
+    ended_at: Option<String>,
+    /// What it handed on to later steps.
+    result: Option<Value>,
+}
+
+/// An attempt, as `status RUN --json` prints it.
+#[derive(Debug, Serialize)]
+struct AttemptFields<'a> {
+    step: &'a str,
+    item: Option<u32>,
+    attempt: u32,
+    state: &'static str,
+    failure: Option<&'a Failure>,
+    target: Option<&'a str>,
+    launched_at: String,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    usage: Option<UsageFields>,
+    logs: Option<String>,
+    degraded: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
+struct Detail<'a> {
+    #[serde(flatten)]
+    run: RunFields,
+    params: Value,
+    steps: Vec<StepFields<'a>>,
+    attempts: Vec<AttemptFields<'a>>,
+}
+
+/// Returns a run with its steps and attempts.
+pub(crate) fn detail(snapshot: &RunSnapshot, engine_at_work: bool) -> String {
+    let names = Names::of(&snapshot.version.spec);
+    let waits = waits(snapshot);
+    let rows: BTreeMap<Slot, &StepRecord> = snapshot.steps.iter().map(|s| (s.slot, s)).collect();
+    // A step to which nothing happened yet has no row.
+    let whole = (0..names.len()).map(Slot::step);
+    let slots: std::collections::BTreeSet<Slot> = whole.chain(rows.keys().copied()).collect();
+    let steps = slots.iter().map(|slot| {
+        let row = rows.get(slot);
+        StepFields {
+            step: names.step(slot.step),
+            item: slot.item,
+            state: row.map_or(StepState::Pending, |r| r.state),
+            attempts: row.map_or(0, |r| r.attempt.get()),
+            waits_for: waits.get(slot).map(String::as_str),
+            skipped_because: row.and_then(|r| Some(r.skip.as_ref()?.to_string())),
+            failure: row.and_then(|r| r.failure.as_ref()),
+            ready_at: row.and_then(|r| Some(r.ready_at?.to_string())),
+            ended_at: row.and_then(|r| Some(r.ended_at?.to_string())),
+            result: row.and_then(|r| Some(r.output.as_ref()?.value.value())),
+        }
+    });
+    crate::json::text(&Detail {
+        run: RunFields::of(&snapshot.run, engine_at_work),
+        params: snapshot.run.params.value(),
+        steps: steps.collect(),
+        attempts: snapshot
+            .attempts
+            .iter()
+            .map(|a| attempt(a, &names))
+            .collect(),
+    })
+}
+
+fn attempt<'a>(attempt: &'a AttemptRecord, names: &'a Names) -> AttemptFields<'a> {
+    AttemptFields {
+        step: names.step(attempt.slot.step),
+        item: attempt.slot.item,
+        attempt: attempt.attempt.get(),
+        state: attempt.end.as_ref().map_or("running", end_word),
+        failure: match &attempt.end {
+            Some(AttemptEnd::Failed(failure)) => Some(failure),
+            _ => None,
+        },
+        target: attempt.target.as_ref().map(|t| t.as_str()),
+        launched_at: attempt.launched_at.to_string(),
+        started_at: attempt.started_at.map(|t| t.to_string()),
+        ended_at: attempt.ended_at.map(|t| t.to_string()),
+        usage: attempt.usage.as_ref().map(UsageFields::of),
+        logs: attempt.logs.as_ref().map(ToString::to_string),
+        degraded: &attempt.degraded,
+    }
+}
