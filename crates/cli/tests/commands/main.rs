@@ -1,0 +1,18 @@
+//! The binary as people and schedulers use it: what it prints, what it leaves behind, how it ends.
+//!
+//! Every test runs the real program on a real folder.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod ends;
+mod files;
+mod graphs;
+mod help;
+mod kit;
+mod logs;
+mod programs;
+mod states;
