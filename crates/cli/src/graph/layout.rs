@@ -4,8 +4,10 @@
 //! Steps get the layer behind their last predecessor; an edge over several layers gets a lane in
 //! each, so that it never runs through a step. Layers are ordered by medians (Gansner et al., "A
 //! technique for drawing directed graphs", 1993), and heights are the least squares solution of each
-//! layer against its neighbours (an isotonic regression, since the order is fixed). The crates for
-//! this drop the lanes from what they return, so long edges would cross steps.
+//! layer against its neighbours (an isotonic regression, since the order is fixed).
+//!
+//! Of the crates for this, rust-sugiyama returns places of boxes alone, so long edges would cross
+//! steps, and layout-rs draws by itself, in shapes of its own.
 //!
 //! Everything is deterministic: the same pipeline gives the same picture.
 
