@@ -10,6 +10,7 @@ mod words;
 
 use std::collections::BTreeSet;
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 use windlass_core::{ExpressionError, Expressions, References, Template, nearest};
@@ -61,6 +62,10 @@ impl Jinja {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        // What a template ends in is part of its text: a file may need its last line ended.
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        // Only delimiters can be wrong, and these are the default ones.
+        environment.set_syntax(syntax.unwrap_or_default());
         environment.set_recursion_limit(50);
         environment.set_fuel(Some(FUEL));
         // It prints what is inside, which differs from version to version.
