@@ -9,6 +9,7 @@ mod local;
 mod outputs;
 #[cfg(all(feature = "s3", feature = "azure"))]
 mod servers;
+mod steps;
 mod support;
 mod transfer;
 mod wrappers;
