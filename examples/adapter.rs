@@ -3,6 +3,8 @@
 //!
 //! `cargo run --example adapter --features process` runs both suites and prints every promise that was kept.
 
+#![expect(clippy::print_stdout, reason = "it shows what it does")]
+
 use std::{error::Error, path::Path, sync::Arc};
 
 use windlass::{ComputeTarget, Notifier, Redactor, host::Ledger};

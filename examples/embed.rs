@@ -1,6 +1,6 @@
 //! A host service: a typed Rust step between two processes, on state that survives a crash.
-//!
 //! `cargo run --example embed --features sqlite,process,project`, twice: the day is done by then.
+#![expect(clippy::print_stdout, reason = "it shows what it does")]
 
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
