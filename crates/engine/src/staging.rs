@@ -269,7 +269,15 @@ pub(crate) async fn seal(
     result: Option<serde_json::Value>,
 ) -> Result<Manifest, StorageError> {
     if workspace.in_place {
-        storage.sync_folder(&workspace.folder).await?;
+        // The result goes into the manifest, and a job that printed nothing has no logs to keep.
+        let (outputs, logs) = (workspace.outputs_key(), workspace.logs_key());
+        let keep_logs = async {
+            match workspace.logged_bytes().await {
+                0 => Ok(()),
+                _ => storage.sync_folder(&logs).await,
+            }
+        };
+        futures::future::try_join(storage.sync_folder(&outputs), keep_logs).await?;
     } else {
         upload(&workspace.outputs(), storage, &workspace.outputs_key()).await?;
         upload(&workspace.logs(), storage, &workspace.logs_key()).await?;

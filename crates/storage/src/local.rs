@@ -351,15 +351,18 @@ impl Storage for LocalStorage {
     }
 
     async fn sync_folder(&self, folder: &ObjectKey) -> Result<(), StorageError> {
-        let mut folders = Vec::new();
+        let mut found_file = false;
         let mut batches = self.walk(folder).try_chunks(BATCH);
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|e| e.1)?;
-            let mut files = Vec::new();
+            let mut paths = Vec::new();
             for met in batch {
                 match met {
-                    Met::File(path, _) => files.push(path),
-                    Met::Folder(path) => folders.push(path),
+                    Met::File(path, _) => {
+                        found_file = true;
+                        paths.push(path);
+                    }
+                    Met::Folder(path) => paths.push(path),
                     Met::Other(..) => {}
                     Met::Unnameable(path, why) => {
                         return Err(StorageError::unsupported(format!(
@@ -368,27 +371,20 @@ impl Storage for LocalStorage {
                     }
                 }
             }
-            self.sync(files, |tree, path| tree.file(path)?.0.sync_all())
-                .await?;
+            // In no order: nothing of it counts before all of it is durable.
+            self.sync(paths, |writer, path| writer.sync(path)).await?;
         }
-        // A folder is synced once all that it names is.
-        folders.push(folder.as_str().to_owned());
-        self.sync(folders, |tree, path| match tree.folder(path) {
-            Ok(fd) => Ok(rustix::fs::fsync(fd)?),
-            // A file, or nothing at all, was named instead of a folder.
-            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
-                tree.file(path)?.0.sync_all()
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
-        })
-        .await?;
         let top = folder.as_str().to_owned();
-        self.sync(vec![top], |tree, path| match tree.sync_above(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        })
-        .await
+        if found_file {
+            self.sync(vec![top.clone()], |writer, path| writer.sync(path))
+                .await?;
+            return self
+                .sync(vec![top], |writer, path| writer.secure(path))
+                .await;
+        }
+        // Folders without a file are no objects, so there is nothing to keep; but the name may be a file's.
+        self.sync(vec![top], |writer, path| writer.sync_file(path))
+            .await
     }
 }
 
@@ -397,13 +393,13 @@ impl LocalStorage {
     async fn sync(
         &self,
         paths: Vec<String>,
-        how: fn(&Tree, &str) -> std::io::Result<()>,
+        how: fn(&Writer, &str) -> std::io::Result<()>,
     ) -> Result<(), StorageError> {
         stream::iter(paths.into_iter().map(Ok))
             .try_for_each_concurrent(SYNCS, |path| {
-                let tree = Arc::clone(&self.tree);
+                let writer = Arc::clone(&self.writer);
                 blocking(move || {
-                    how(&tree, &path).map_err(|e| {
+                    how(&writer, &path).map_err(|e| {
                         StorageError::internal(format!(
                             "can't make durable what was written: it may be lost path=`{path}`"
                         ))

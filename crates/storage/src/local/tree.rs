@@ -122,34 +122,21 @@ impl Tree {
         }
     }
 
-    /// Opens the folder at `below` and makes what is missing of it; each new name is durable.
-    ///
-    /// Returns true if something was made.
-    pub(crate) fn make_folder(&self, below: &str) -> io::Result<(OwnedFd, bool)> {
+    /// Opens the folder at `below` and makes what is missing of it; new names are not durable yet.
+    pub(crate) fn make_folder(&self, below: &str) -> io::Result<OwnedFd> {
         match self.folder(below) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            other => return Ok((other?, false)),
+            other => return other,
         }
         let mut here = self.folder("")?;
         for part in below.split('/') {
             match mkdirat(&here, part, Mode::from_raw_mode(0o777)) {
-                Ok(()) => rustix::fs::fsync(&here)?,
-                Err(Errno::EXIST) => {}
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(e.into()),
             }
             here = open_at(here.as_fd(), part, folder_flags())?;
         }
-        Ok((here, true))
-    }
-
-    /// Syncs every folder above `below`, up to the root, so that its name is durable.
-    pub(crate) fn sync_above(&self, below: &str) -> io::Result<()> {
-        let mut rest = below;
-        while !rest.is_empty() {
-            rest = split(rest).0;
-            rustix::fs::fsync(self.folder(rest)?)?;
-        }
-        Ok(())
+        Ok(here)
     }
 
     fn resolve(&self, below: &str, flags: OFlags) -> io::Result<OwnedFd> {

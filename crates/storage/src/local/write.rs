@@ -3,10 +3,11 @@
 //! The staged file lies in the folder of its target, so that it takes the folder's default ACL and
 //! the rename never crosses a file system. The steps and what a crash after each of them leaves:
 //!
-//! 1. folders made, each name synced in its parent: empty folders;
+//! 1. folders made: empty folders, or none;
 //! 2. staged file written and synced: a file that no list shows, see [`super::LocalStorage::sweep`];
 //! 3. renamed onto the key: the object, whole, or step 2 again if the rename never reached the disk;
-//! 4. folder synced: the object. Only now the put returns.
+//! 4. folder synced, and above it each folder that names one not known to be durable: the object.
+//!    Only now the put returns.
 //!
 //! Compare-and-swap is ours: a put that may replace, and a delete, hold the lock of their key (one
 //! of 256 files, `flock`ed, so it holds across processes and ends with its process) while they
@@ -18,7 +19,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{
@@ -45,9 +46,13 @@ static STAGED: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(super) struct Writer {
     tree: Arc<Tree>,
-    /// Folders whose names are durable up to the root, with the inode that was seen.
-    durable: Mutex<HashMap<String, u64>>,
+    /// Folders whose names are durable up to the root, each as it was seen then.
+    durable: Mutex<HashMap<String, Identity>>,
 }
+
+/// Tells a folder from a later one of the same name: its inode, whose number may be used again, and
+/// when it was made, where the file system knows.
+type Identity = (u64, i64, u32);
 
 /// An object that is being written; dropped before its commit, it leaves nothing.
 #[derive(Debug)]
@@ -102,7 +107,7 @@ impl Writer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mut tries = 0;
         loop {
-            let folder = match self.durable_folder(folder_name) {
+            let folder = match self.tree.make_folder(folder_name) {
                 // A delete took it away as empty, meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;
@@ -141,21 +146,63 @@ impl Writer {
         }
     }
 
-    /// Makes a folder if it isn't there, and sure that its name is durable, whoever made it.
-    fn durable_folder(&self, folder: &str) -> io::Result<OwnedFd> {
-        let (fd, made) = self.tree.make_folder(folder)?;
-        let inode = fstat(&fd)?.st_ino;
-        let known = |m: &HashMap<String, u64>| m.get(folder) == Some(&inode);
-        if !made && known(&self.durable.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(fd);
+    /// Makes sure that the names of a folder and of all above it are durable, whoever made them.
+    ///
+    /// A sync costs a flush of the disk even where nothing is new, so each folder is synced for a
+    /// name below it only once. A folder that is gone has no name to keep.
+    pub(super) fn secure(&self, folder: &str) -> io::Result<()> {
+        let mut new = Vec::new();
+        let mut rest = folder;
+        while !rest.is_empty() {
+            let identity = match self.tree.folder(rest) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                found => identity(&found?)?,
+            };
+            if self.durable().get(rest) == Some(&identity) {
+                break;
+            }
+            new.push((rest, identity));
+            rest = split(rest).0;
         }
-        self.tree.sync_above(folder)?;
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if durable.len() >= REMEMBERED {
+        for (name, _) in &new {
+            match self.tree.folder(split(name).0) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                above => fsync(above?)?,
+            }
+        }
+        let mut durable = self.durable();
+        if durable.len() + new.len() > REMEMBERED {
             durable.clear();
         }
-        durable.insert(folder.to_owned(), inode);
-        Ok(fd)
+        durable.extend(new.into_iter().map(|(name, id)| (name.to_owned(), id)));
+        Ok(())
+    }
+
+    /// Syncs a folder or a file, without its name; what is gone needs none.
+    pub(super) fn sync(&self, path: &str) -> io::Result<()> {
+        match self.tree.folder(path) {
+            Ok(folder) => Ok(fsync(folder)?),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                Ok(self.tree.file(path)?.0.sync_all()?)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Syncs a file and its name, if the path is one's.
+    pub(super) fn sync_file(&self, path: &str) -> io::Result<()> {
+        if self.tree.kind(path)? != Some(Kind::File) {
+            return Ok(());
+        }
+        let folder = split(path).0;
+        self.sync(path)?;
+        self.sync(folder)?;
+        self.secure(folder)
+    }
+
+    fn durable(&self) -> MutexGuard<'_, HashMap<String, Identity>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the staged object its name, if `mode` allows.
@@ -169,11 +216,15 @@ impl Writer {
         // The kernel's own stamps may be 4 ms apart; a version must tell any two puts apart.
         stamp(&staged.file, now()).map_err(fail)?;
         staged.file.sync_all().map_err(fail)?;
-        match mode {
+        let done = match mode {
             PutMode::Create => create(staged),
             PutMode::Update(version) => self.replace(staged, Some(version)),
             _ => self.replace(staged, None),
-        }
+        };
+        // Also for a loser, who must not speak of what a crash could undo. After the syncs of the
+        // file and its folder, since those take what is new above along.
+        self.secure(split(key.as_str()).0).map_err(fail)?;
+        done
     }
 
     fn replace(
@@ -245,6 +296,7 @@ impl Writer {
             if removed.is_err() {
                 break;
             }
+            self.durable().remove(empty);
             empty = above;
         }
         Ok(())
@@ -258,7 +310,7 @@ impl Writer {
 
     /// Waits for a lock by its file's name.
     pub(super) fn lock_named(&self, name: &str) -> io::Result<File> {
-        let (folder, _) = self.tree.make_folder(&format!("{OWN}/locks"))?;
+        let folder = self.tree.make_folder(&format!("{OWN}/locks"))?;
         // Read-only, so that every user who may read the folder can take part.
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&folder, name, flags, Mode::from_raw_mode(0o666))?);
@@ -272,6 +324,26 @@ impl Writer {
             }
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn identity(folder: &OwnedFd) -> io::Result<Identity> {
+    use rustix::fs::{StatxFlags, statx};
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    match statx(folder, c"", AtFlags::EMPTY_PATH, wanted) {
+        Ok(found) => {
+            let made = found.stx_btime;
+            Ok((found.stx_ino, made.tv_sec, made.tv_nsec))
+        }
+        // A seccomp filter answers EPERM for a call it doesn't know.
+        Err(Errno::NOSYS | Errno::PERM) => Ok((fstat(folder)?.st_ino, 0, 0)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn identity(folder: &OwnedFd) -> io::Result<Identity> {
+    Ok((fstat(folder)?.st_ino, 0, 0))
 }
 
 fn create(mut staged: Staged) -> Result<ObjectMeta, StorageError> {
@@ -383,5 +455,54 @@ pub(super) fn now() -> Timespec {
     Timespec {
         tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(since.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(writer: &Writer, key: &str) {
+        let mut staged = writer.stage(&ObjectKey::parse(key).unwrap()).unwrap();
+        staged.write(&[Bytes::from_static(b"x")]).unwrap();
+        writer.commit(staged, &PutMode::Create).unwrap();
+    }
+
+    fn known(writer: &Writer) -> Vec<String> {
+        let mut known: Vec<String> = writer.durable().keys().cloned().collect();
+        known.sort();
+        known
+    }
+
+    #[test]
+    fn folders_are_known_to_be_durable_until_they_are_others() {
+        let host = tempfile::tempdir().unwrap();
+        let writer = Writer::new(Arc::new(Tree::open(host.path()).unwrap()));
+        put(&writer, "a/b/c/x");
+        assert_eq!(known(&writer), ["a", "a/b", "a/b/c"]);
+        let before = writer.durable()["a/b"];
+        // By somebody else, who syncs nothing.
+        std::fs::remove_dir_all(host.path().join("a")).unwrap();
+        std::fs::create_dir_all(host.path().join("a/b/c")).unwrap();
+        put(&writer, "a/b/y");
+        assert_ne!(writer.durable()["a/b"], before, "the new folder is secured");
+        std::fs::remove_dir(host.path().join("a/b/c")).unwrap();
+        let key = ObjectKey::parse("a/b/y").unwrap();
+        writer.delete(&key).unwrap();
+        assert_eq!(
+            known(&writer),
+            ["a/b/c"],
+            "what a delete removed is forgotten"
+        );
+    }
+
+    #[test]
+    fn what_is_gone_needs_no_sync() {
+        let host = tempfile::tempdir().unwrap();
+        let writer = Writer::new(Arc::new(Tree::open(host.path()).unwrap()));
+        writer.secure("no/such/folder").unwrap();
+        writer.sync("no/such/folder").unwrap();
+        writer.sync_file("no/such/file").unwrap();
+        assert_eq!(known(&writer), [""; 0]);
     }
 }
