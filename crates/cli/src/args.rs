@@ -76,8 +76,38 @@ Examples:
   windlass run churn
   windlass run churn --date 2026-11-03 --env prod
   windlass run churn --param ridge=0.5 --force
+  windlass run churn --detach    it goes on in the background
   windlass run churn --json    an event a line, the outcome last")]
     Run(RunArgs),
+    /// Cancel a run: what runs is stopped, `finally` steps run; a second time skips those
+    #[command(after_help = "\
+Examples:
+  windlass cancel churn --reason 'wrong data'
+  windlass cancel 4f2a9c01 --no-wait")]
+    Cancel(CancelArgs),
+    /// Pause a run: what runs is left to end, nothing new starts
+    #[command(after_help = "\
+Examples:
+  windlass pause churn")]
+    Pause(RunName),
+    /// Go on with a run after a pause
+    #[command(after_help = "\
+Examples:
+  windlass resume churn")]
+    Resume(ResumeArgs),
+    /// Run again what has no result, in a run that takes over the rest from an ended one
+    #[command(after_help = "\
+Examples:
+  windlass rerun churn                   from what failed
+  windlass rerun churn --from train      from a step, and all behind it
+  windlass rerun churn --dry-run         what would run, and what would be reused")]
+    Rerun(RerunArgs),
+    /// Say why a run or a step is as it is: what it waits for, why it failed or was skipped
+    #[command(after_help = "\
+Examples:
+  windlass explain churn
+  windlass explain churn 'score[2]'")]
+    Explain(ExplainArgs),
     /// Show the runs, or one run with its steps
     #[command(after_help = "\
 Examples:
@@ -178,15 +208,75 @@ pub(crate) struct RunArgs {
     /// A parameter
     #[arg(long = "param", short = 'p', value_name = "NAME=VALUE")]
     pub(crate) params: Vec<String>,
+    /// Key of the run, instead of its pipeline, environment and date
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
     /// Start another run although the date has one
     #[arg(long)]
     pub(crate) force: bool,
-    /// Print the events of the run as JSON lines instead of progress
+    /// Return as soon as the run has begun; it goes on in the background
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) detach: bool,
+    /// This is the process in the background
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) detached: bool,
     /// How to show progress
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub(crate) progress: Progress,
+}
+
+/// Which run is meant.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunName {
+    /// A pipeline for its last run, a key, an id, or the last digits of one
+    pub(crate) run: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CancelArgs {
+    #[command(flatten)]
+    pub(crate) run: RunName,
+    /// Why, for the record of the run
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Return at once instead of when nothing of the run is left
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// How to show progress, where no other process has the run
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) run: RunName,
+    /// How to show progress, where no other process has the run
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RerunArgs {
+    /// A pipeline for its last run, a key, an id, or the last digits of one
+    pub(crate) run: String,
+    /// Run this step again, and all behind it, though it has its result; may be given more than once
+    #[arg(long, value_name = "STEP")]
+    pub(crate) from: Vec<String>,
+    /// Only say what would run and what would be reused
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// A pipeline for its last run, a key, an id, or the last digits of one
+    pub(crate) run: String,
+    /// Name of a step, with `[ITEM]` behind it for an item of a mapped step; default: all that isn't well
+    pub(crate) step: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -71,6 +71,8 @@ struct EventLine<'a> {
     items: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_run: Option<String>,
     #[serde(skip_serializing_if = "<[RootFailure]>::is_empty")]
     failures: &'a [RootFailure],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,6 +171,10 @@ pub(crate) fn event_line(event: &EventRecord, names: &Names) -> String {
             place(slot);
             (line.event, line.state) = ("step_ended", Some(state.as_str()));
             line.reason = skip.as_ref().map(ToString::to_string);
+        }
+        EventKind::StepReused { slot, run } => {
+            place(slot);
+            (line.event, line.from_run) = ("step_reused", Some(run.to_string()));
         }
         EventKind::StepUnknown { slot } => {
             place(slot);

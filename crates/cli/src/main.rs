@@ -7,6 +7,8 @@
 
 mod args;
 mod commands;
+mod detach;
+mod drive;
 mod exit;
 mod graph;
 mod json;
@@ -72,7 +74,16 @@ async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<
         Command::Validate => commands::validate::validate(&place, json),
         Command::List => commands::list::list(&place, json),
         Command::Graph(graph) => commands::graph::graph(&place, &graph, json),
-        Command::Run(run) => commands::run::run(&place, run, variables).await,
+        Command::Run(run) => commands::run::run(&place, &run, variables, json).await,
+        Command::Cancel(cancel) => {
+            commands::control::cancel(&place, &cancel, variables, json).await
+        }
+        Command::Pause(name) => commands::control::pause(&place, &name, json).await,
+        Command::Resume(resume) => {
+            commands::control::resume(&place, &resume, variables, json).await
+        }
+        Command::Rerun(rerun) => commands::rerun::rerun(&place, &rerun, variables, json).await,
+        Command::Explain(explain) => commands::explain::explain(&place, &explain, json).await,
         Command::Status(status) => commands::status::status(&place, &status, json).await,
         Command::Logs(logs) => commands::logs::logs(&place, &logs, variables, json).await,
         Command::Doctor => commands::doctor::doctor(&place, variables, json).await,

@@ -6,13 +6,12 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use windlass::project::Project;
-use windlass::run_store::{AttemptEnd, EventKind, EventRecord};
+use windlass::run_store::{AttemptEnd, EventKind, EventRecord, RunRecord};
 use windlass::{
     Clock, ClockExt, RunHandle, RunView, Slot, StepState, SystemClock, Timestamp, WaitReason,
 };
 
-use crate::args::{Progress, RunArgs};
+use crate::args::Progress;
 use crate::json::{self, Names};
 use crate::print::{Colour, took};
 
@@ -28,6 +27,15 @@ enum Mode {
     Silent,
 }
 
+/// How a run is to be shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// As lines of JSON on standard output.
+    pub(crate) json: bool,
+    /// Otherwise how, on standard error.
+    pub(crate) progress: Progress,
+}
+
 /// Shows a run.
 pub(crate) struct Show {
     mode: Mode,
@@ -38,17 +46,18 @@ pub(crate) struct Show {
 }
 
 impl Show {
+    /// `created` is false for a run that was there before.
     pub(crate) fn new(
-        args: &RunArgs,
-        project: &Project,
-        run: &RunHandle,
+        look: Look,
+        run: &RunRecord,
         names: Names,
+        created: bool,
         variables: &dyn Fn(&str) -> Option<String>,
     ) -> Self {
         let live = std::io::stderr().is_terminal()
             && variables("TERM").as_deref() != Some("dumb")
             && variables("CI").is_none();
-        let mode = match (args.json, args.progress) {
+        let mode = match (look.json, look.progress) {
             (true, _) => Mode::Json,
             (_, Progress::None) => Mode::Silent,
             (_, Progress::Auto) if live => Mode::Live(MultiProgress::new(), Vec::new()),
@@ -61,18 +70,9 @@ impl Show {
             started: None,
             attempts: BTreeMap::new(),
         };
-        let what = if run.created() {
-            "run"
-        } else {
-            "goes on with run"
-        };
+        let what = if created { "run" } else { "goes on with run" };
         if !matches!(show.mode, Mode::Json | Mode::Silent) {
-            eprintln!(
-                "{} {what} {} in {}",
-                args.pipeline,
-                run.id(),
-                project.environment.name
-            );
+            eprintln!("{} {what} {} in {}", run.pipeline, run.id, run.environment);
         }
         show
     }
@@ -123,6 +123,11 @@ impl Show {
                     self.names.label(Slot::step(*step))
                 )
             }
+            // What a rerun takes over was told before it began.
+            EventKind::StepEnded {
+                state: StepState::Cached,
+                ..
+            } => return None,
             EventKind::StepEnded { slot, state, skip } => {
                 let time = self.attempts.remove(slot).map_or(String::new(), |at| {
                     format!("  {}", took(event.at.since(at)))

@@ -1,11 +1,14 @@
 //! One file a command.
 
+pub(crate) mod control;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod graph;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod validate;

@@ -1,156 +1,168 @@
 //! `run`: starts the run of a date, or goes on with the one it has, and shows how it goes.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
-use tokio::signal::unix::{SignalKind, signal};
+use serde_json::{Map, Value};
 use windlass::project::Project;
-use windlass::run_store::RunStore;
+use windlass::run_store::{RunRecord, RunStore};
 use windlass::wiring::Variables;
-use windlass::{Clock, PipelineSpec, RunHandle, RunRequest, RunState, RunSummary, SystemClock};
+use windlass::{
+    Clock, LogicalDate, PipelineSpec, RunKey, RunRequest, RunSummary, SqliteStore, SystemClock,
+};
 
-use super::{Failure, load};
+use super::{Failure, help_for, load, pipeline, reader};
 use crate::args::{Place, RunArgs};
+use crate::drive::{Drive, Goal, Start};
 use crate::exit::Exit;
-use crate::json::{self, Names};
-use crate::progress::Show;
-use crate::summary;
-
-/// How long the engine may take to end when the run has: notifications are on their way.
-const DRAIN: Duration = Duration::from_secs(10);
+use crate::progress::Look;
+use crate::{detach, json, print, summary};
 
 pub(crate) async fn run(
     place: &Place,
-    args: RunArgs,
+    args: &RunArgs,
     variables: Variables,
+    as_json: bool,
 ) -> Result<ExitCode, Failure> {
+    if args.detached {
+        detach::leave_the_terminal()?;
+    }
     let project = load(place)?;
-    let Some(spec) = project.pipeline(&args.pipeline) else {
-        return Err(no_pipeline(&project, &args.pipeline));
+    let spec = pipeline(&project, &args.pipeline)?;
+    let date = args.date.unwrap_or_else(|| SystemClock::new().now().date());
+    let params = params(spec, &args.params)?;
+    let key = key(&project, args, date)?;
+    let store = reader(&project).await?;
+    let last = match &store {
+        Some(store) => last_sibling(store, &key).await?,
+        None => None,
     };
-    let request = request(spec, &args)?;
-    let wired = windlass::wiring::open(&project, Arc::clone(&variables)).await?;
-    let store = Arc::clone(&wired.store);
-    for (name, _, missing) in &wired.targets {
-        for line in missing {
-            eprintln!("note: compute {name}: {line}");
+    let goal = match (&store, last) {
+        (Some(store), Some(last)) if last.state.is_final() && !args.force => {
+            return already(&last, store, &project, as_json).await;
         }
-    }
-    let engine = wired.start(&project).await?;
-    let run = if args.force {
-        engine.start_forced(request).await?
-    } else {
-        engine.start(request).await?
+        // A later run of the same key, which somebody forced or reran, goes on first.
+        (_, Some(last)) if last.key != key && !args.force => Goal::GoOn(last.id),
+        (_, last) => {
+            let key = match last {
+                Some(last) if args.force => next_sibling(&last.key)?,
+                _ => key,
+            };
+            let start = Start::new(&project, spec, key, date, &params, None)?;
+            Goal::Start(Box::new(start))
+        }
     };
-    let before = store.run(run.id()).await?.map(|r| r.state);
-    if !run.created() && before.is_some_and(RunState::is_final) {
-        engine.drain(DRAIN).await?;
-        return already(&run, &*store, &project, &args).await;
+    drop(store);
+    if args.detach {
+        return detach::start(&project, &args.pipeline, date, as_json);
     }
-    let names = Names::of_run(&*store, run.id()).await?;
-    let show = Show::new(&args, &project, &run, names, &*variables);
-    let outcome = follow(&run, show).await;
-    engine.drain(DRAIN).await?;
-    let outcome = outcome?;
-    if args.json {
-        let now = SystemClock::new().now();
-        println!("{}", json::outcome_line(&outcome, false, now));
-    } else if let Some(snapshot) = store.snapshot(run.id()).await? {
-        print!("{}", summary::text(&snapshot, &project));
-    }
-    Ok(exit_code(&outcome))
+    let look = Look {
+        json: as_json,
+        progress: args.progress,
+    };
+    let drive = Drive {
+        project: &project,
+        variables,
+        look,
+    };
+    let began = |run: &RunRecord| {
+        if args.detached {
+            detach::tell(run);
+        }
+    };
+    let end = drive.to_the_end(goal, began).await?;
+    Ok(Exit::of(end.state).into())
 }
 
-fn exit_code(outcome: &RunSummary) -> ExitCode {
-    Exit::of(outcome.state).into()
+fn key(project: &Project, args: &RunArgs, date: LogicalDate) -> Result<RunKey, Failure> {
+    let mut request = RunRequest::new(args.pipeline.as_str(), date);
+    if let Some(key) = &args.key {
+        request = request.key(key);
+    }
+    Ok(request.run_key(&project.environment.name)?)
+}
+
+/// Returns the last run of a key: the first one, or the one with the highest number behind it.
+pub(crate) async fn last_sibling(
+    store: &SqliteStore,
+    key: &RunKey,
+) -> Result<Option<RunRecord>, Failure> {
+    let mut last = store.run_by_key(key).await?;
+    while let Some(run) = &last {
+        match store.run_by_key(&next_sibling(&run.key)?).await? {
+            None => break,
+            next => last = next,
+        }
+    }
+    Ok(last)
+}
+
+/// Returns the key with the next number behind it.
+pub(crate) fn next_sibling(key: &RunKey) -> Result<RunKey, Failure> {
+    let first = key.first_sibling();
+    let number = key.as_str()[first.len()..].trim_start_matches('#');
+    let number = number.parse::<u32>().unwrap_or(1).saturating_add(1);
+    RunKey::new(format!("{first}#{number}")).map_err(|e| Failure::wrong(e.to_string()))
 }
 
 /// The date has a run that ended: say so, and do nothing.
 async fn already(
-    run: &RunHandle,
-    store: &dyn RunStore,
+    run: &RunRecord,
+    store: &SqliteStore,
     project: &Project,
-    args: &RunArgs,
+    as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let outcome = run.outcome().await?;
-    if args.json {
+    let end = RunSummary::of_record(run);
+    if as_json {
         let now = SystemClock::new().now();
-        println!("{}", json::outcome_line(&outcome, true, now));
-        return Ok(exit_code(&outcome));
+        print::out(&format!("{}\n", json::outcome_line(&end, true, now)));
+    } else if let Some(snapshot) = store.snapshot(run.id).await? {
+        let again = if run.state == windlass::RunState::Succeeded {
+            "--force starts another run".to_owned()
+        } else {
+            let id = run.id.short();
+            format!("`windlass rerun {id}` goes on from what has no result, --force starts over")
+        };
+        let text = summary::text(&snapshot, project);
+        let (key, state) = (&run.key, run.state);
+        print::out(&format!(
+            "{text}\n{key} {state} already; nothing was run ({again})\n"
+        ));
     }
-    if let Some(snapshot) = store.snapshot(run.id()).await? {
-        print!("{}", summary::text(&snapshot, project));
-    }
-    println!(
-        "\n{} {} already; nothing was run (--force starts another run)",
-        run.key(),
-        outcome.state
-    );
-    Ok(exit_code(&outcome))
+    Ok(Exit::of(run.state).into())
 }
 
-fn no_pipeline(project: &Project, name: &str) -> Failure {
-    let names: Vec<&str> = project
-        .pipelines
-        .iter()
-        .map(|p| p.spec.name.as_str())
-        .collect();
-    let help = match windlass::nearest(name, names.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", names.join(", ")),
-    };
-    Failure::wrong(format!(
-        "project {} has no pipeline `{name}`\nhelp: {help}",
-        project.name
-    ))
-}
-
-fn request(spec: &PipelineSpec, args: &RunArgs) -> Result<RunRequest, Failure> {
-    let date = args.date.unwrap_or_else(|| SystemClock::new().now().date());
-    let mut request = RunRequest::new(args.pipeline.as_str(), date);
-    for param in &args.params {
+/// Reads parameters as the pipeline declares them.
+fn params(spec: &PipelineSpec, given: &[String]) -> Result<Map<String, Value>, Failure> {
+    let mut params = Map::new();
+    for param in given {
         let (name, text) = param
             .split_once('=')
             .ok_or_else(|| Failure::wrong(format!("--param {param}: write NAME=VALUE")))?;
         let Some(declared) = spec.parameters.get(name) else {
-            let near = windlass::nearest(name, spec.parameters.keys().map(AsRef::as_ref));
-            let help = near.map_or_else(String::new, |n| format!("\nhelp: did you mean `{n}`?"));
+            let names: Vec<&str> = spec.parameters.keys().map(AsRef::as_ref).collect();
             return Err(Failure::wrong(format!(
-                "pipeline {} has no parameter `{name}`{help}",
-                spec.name
+                "pipeline {} has no parameter `{name}`{}",
+                spec.name,
+                help_for(name, &names)
             )));
         };
         let value = declared
             .parse(text)
             .map_err(|why| Failure::wrong(format!("--param {name}: {why}")))?;
-        request = request.param(name, value);
+        params.insert(name.to_owned(), value);
     }
-    Ok(request)
+    Ok(params)
 }
 
-/// Shows events until the run ends; Ctrl-C cancels the run, a second one skips its `finally` steps.
-async fn follow(run: &RunHandle, mut show: Show) -> Result<RunSummary, Failure> {
-    let mut events = run.events();
-    // One listener for the whole run: a new one each turn would miss what comes between two turns.
-    let mut interrupted = signal(SignalKind::interrupt())
-        .map_err(|e| Failure::engine(format!("Ctrl-C can't be listened for: {e}")))?;
-    let mut interrupts = 0;
-    loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(event) => show.event(&event),
-                None => break,
-            },
-            view = show.tick(run) => show.view(view),
-            _ = interrupted.recv() => {
-                interrupts += 1;
-                show.note(if interrupts == 1 { "cancelling: steps that run are stopped, `finally` steps run (again to skip those)" } else { "cancelling at once" });
-                run.cancel("interrupted at the terminal").await?;
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_numbered_from_two() {
+        let key = |text: &str| RunKey::new(text).unwrap();
+        assert_eq!(next_sibling(&key("a@dev")).unwrap(), key("a@dev#2"));
+        assert_eq!(next_sibling(&key("a@dev#9")).unwrap(), key("a@dev#10"));
+        assert_eq!(next_sibling(&key("issue #7b")).unwrap(), key("issue #7b#2"));
     }
-    show.end();
-    Ok(run.outcome().await?)
 }

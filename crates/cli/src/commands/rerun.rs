@@ -1,0 +1,121 @@
+//! `rerun`: goes on from what failed, in a run of its own that takes over what has its result.
+
+use std::process::ExitCode;
+
+use windlass::project::{Jinja, Project};
+use windlass::run_store::{RerunOf, RunStore};
+use windlass::wiring::Variables;
+use windlass::{RerunPlan, StepName, plan_rerun};
+
+use super::run::{last_sibling, next_sibling};
+use super::{Failure, find_run, help_for, load, pipeline, reader};
+use crate::args::{Place, RerunArgs};
+use crate::drive::{self, Drive, Goal, Start};
+use crate::exit::Exit;
+use crate::progress::Look;
+use crate::{json, print};
+
+/// Names that a line of the preview holds.
+const NAMES: usize = 12;
+
+pub(crate) async fn rerun(
+    place: &Place,
+    args: &RerunArgs,
+    variables: Variables,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
+    let project = load(place)?;
+    let store = reader(&project).await?.ok_or_else(|| {
+        Failure::wrong("nothing ran yet\nhelp: `windlass run PIPELINE` starts a run")
+    })?;
+    let run = find_run(&store, &args.run).await?;
+    let snapshot = store
+        .snapshot(run.id)
+        .await?
+        .ok_or_else(|| Failure::engine("the run is gone"))?;
+    let spec = pipeline(&project, run.pipeline.as_str())?;
+    let from = steps(spec, &args.from)?;
+    let plan = plan_rerun(snapshot, &drive::pipeline(spec)?, &from, &Jinja::new())?;
+    if args.dry_run {
+        print::out(&if as_json {
+            format!("{}\n", json::text(&plan))
+        } else {
+            preview(&plan)
+        });
+        return Ok(Exit::Done.into());
+    }
+    let last = last_sibling(&store, &first(&run.key)?).await?;
+    let key = next_sibling(last.as_ref().map_or(&run.key, |r| &r.key))?;
+    let params = run.params.to().map_err(Failure::engine)?;
+    let again = Some(RerunOf::new(run.id, from));
+    let start = Start::new(&project, spec, key, run.date, &params, again)?;
+    drop(store);
+    if !as_json {
+        eprint!("{}", preview(&plan));
+    }
+    bring_to_the_end(&project, variables, start, args, as_json).await
+}
+
+async fn bring_to_the_end(
+    project: &Project,
+    variables: Variables,
+    start: Start,
+    args: &RerunArgs,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
+    let look = Look {
+        json: as_json,
+        progress: args.progress,
+    };
+    let drive = Drive {
+        project,
+        variables,
+        look,
+    };
+    let end = drive
+        .to_the_end(Goal::Start(Box::new(start)), |_| {})
+        .await?;
+    Ok(Exit::of(end.state).into())
+}
+
+fn first(key: &windlass::RunKey) -> Result<windlass::RunKey, Failure> {
+    windlass::RunKey::new(key.first_sibling()).map_err(|e| Failure::wrong(e.to_string()))
+}
+
+fn steps(spec: &windlass::PipelineSpec, names: &[String]) -> Result<Vec<StepName>, Failure> {
+    let known: Vec<&str> = spec.all_steps().map(|s| s.name.as_str()).collect();
+    let step = |name: &String| match known.iter().find(|k| **k == name.as_str()) {
+        Some(name) => StepName::new(name).map_err(|e| Failure::wrong(e.to_string())),
+        None => Err(Failure::wrong(format!(
+            "pipeline {} has no step `{name}`{}",
+            spec.name,
+            help_for(name, &known)
+        ))),
+    };
+    names.iter().map(step).collect()
+}
+
+/// Says what runs and what is taken over.
+fn preview(plan: &RerunPlan) -> String {
+    let names = |steps: &[StepName]| {
+        let mut text: Vec<&str> = steps.iter().take(NAMES).map(StepName::as_str).collect();
+        let more = format!("and {} more", steps.len().saturating_sub(NAMES));
+        if steps.len() > NAMES {
+            text.push(&more);
+        }
+        text.join(", ")
+    };
+    let steps = |n: usize| format!("{n} step{}", if n == 1 { "" } else { "s" });
+    let mut text = format!("{} to run: {}\n", steps(plan.run.len()), names(&plan.run));
+    if !plan.reuse.is_empty() {
+        let reused = steps(plan.reuse.len());
+        text.push_str(&format!("{reused} reused: {}\n", names(&plan.reuse)));
+    }
+    for items in &plan.items {
+        text.push_str(&format!(
+            "of {}, {} of {} items are reused\n",
+            items.step, items.reuse, items.all
+        ));
+    }
+    text
+}
