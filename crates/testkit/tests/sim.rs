@@ -1,7 +1,5 @@
 //! The kit's own clocks and ids against the suites of their seams, and that the suites can fail.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;

@@ -207,8 +207,8 @@ struct Stage<'a, F> {
 
 impl<F, Fut> Stage<'_, F>
 where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Scene>,
+    F: Fn() -> Fut + Send + Sync,
+    Fut: Future<Output = Scene> + Send,
 {
     async fn scene(&self) -> Scene {
         (self.make)().await
@@ -359,8 +359,8 @@ fn fails_for_good(what: &str, end: Result<StepOutput, StepError>) -> Found {
 /// Tries every promise, each in scenes of its own, all alike.
 pub async fn check<F, Fut>(make: F) -> Report
 where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Scene>,
+    F: Fn() -> Fut + Send + Sync,
+    Fut: Future<Output = Scene> + Send,
 {
     let stage = Stage { make: &make };
     let mut report = Report::default();
@@ -388,8 +388,8 @@ where
 /// If a promise is broken.
 pub async fn hold<F, Fut>(make: F) -> Report
 where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Scene>,
+    F: Fn() -> Fut + Send + Sync,
+    Fut: Future<Output = Scene> + Send,
 {
     let scene = make().await;
     check(make).await.or_panic(&format_args!("{scene:?}"))
