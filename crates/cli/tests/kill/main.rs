@@ -90,8 +90,9 @@ impl Life {
     /// Returns the moments at which one run is to be killed: those on its way in order, and those
     /// of start-ups in between.
     fn moments(&self, random: &mut Random) -> Vec<Moment> {
-        let mut numbers: Vec<u64> = (0..KILLS_OF_A_RUN)
-            .filter_map(|_| (random.below(4) > 0).then(|| 1 + random.below(self.events)))
+        let on_its_way = (0..KILLS_OF_A_RUN).filter(|_| random.below(4) > 0).count();
+        let mut numbers: Vec<u64> = (0..on_its_way)
+            .map(|_| 1 + random.below(self.events))
             .collect();
         numbers.sort_unstable();
         let mut moments: Vec<Moment> = numbers
