@@ -620,7 +620,9 @@ impl<'a> Validator<'a> {
                 self.checks.storages.as_ref().map(|k| k.iter()),
             );
             self.problems.extend(problem);
-            if key.split('/').any(|part| part == "..") || key.starts_with('/') {
+            let all = without_holes(text);
+            let beyond = all.split_once("://").map_or("", |(_, key)| key);
+            if beyond.split('/').any(|part| part == "..") || key.starts_with('/') {
                 self.report(
                     Problem::new(path, format!("{text:?} would leave its storage"))
                         .help("write STORAGE://KEY without `..`"),
@@ -1020,4 +1022,21 @@ pub fn templates(step: &StepSpec) -> Vec<(String, &Template, bool)> {
         Action::Native(_) | Action::Publish(_) => {}
     }
     all
+}
+
+/// Returns a text with a letter in the place of each hole: what is left is there in every run.
+fn without_holes(text: &str) -> String {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(open) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
+        let close = if rest[open..].starts_with("{{") {
+            "}}"
+        } else {
+            "%}"
+        };
+        out.push_str(&rest[..open]);
+        out.push('x');
+        let end = rest[open..].find(close).map(|n| open + n + 2);
+        rest = &rest[end.unwrap_or(rest.len())..];
+    }
+    out + rest
 }
