@@ -28,6 +28,8 @@ impl InvalidAmount {
 const DURATION_HINT: &str = "write a number and a unit of ms, s, m, h, d, as in `90s` or `2h30m`";
 const BYTES_HINT: &str =
     "write a number and a unit of B, KiB, MiB, GiB, TiB, KB, MB, GB, TB, as in `4GiB`";
+const DURATION_LIMIT: &str = "the longest is 100 years, `36500d`";
+const BYTES_LIMIT: &str = "the largest is 16777215TiB";
 /// The longest duration a file may name: 100 years.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -58,9 +60,11 @@ fn number_and_unit(text: &str) -> Option<(&str, &str, &str)> {
 /// assert!(parse_duration("10").is_err(), "a unit is needed");
 /// ```
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidAmount> {
-    read_duration(text)
-        .filter(|time| *time <= MAX_DURATION)
-        .ok_or_else(|| InvalidAmount::new("duration", text, DURATION_HINT))
+    match read_duration(text) {
+        Some(time) if time <= MAX_DURATION => Ok(time),
+        Some(_) => Err(InvalidAmount::new("duration", text, DURATION_LIMIT)),
+        None => Err(InvalidAmount::new("duration", text, DURATION_HINT)),
+    }
 }
 
 /// Reads a duration of any length: a store must give back what code has put there.
@@ -134,6 +138,7 @@ pub fn format_duration(d: Duration) -> String {
 /// ```
 pub fn parse_bytes(text: &str) -> Result<u64, InvalidAmount> {
     let bad = || InvalidAmount::new("size", text, BYTES_HINT);
+    let large = || InvalidAmount::new("size", text, BYTES_LIMIT);
     let (number, unit, rest) = number_and_unit(text.trim()).ok_or_else(bad)?;
     let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -151,13 +156,13 @@ pub fn parse_bytes(text: &str) -> Result<u64, InvalidAmount> {
         return Err(bad());
     }
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(factor).ok_or_else(bad);
+        return whole.checked_mul(factor).ok_or_else(large);
     }
     let value = number.parse::<f64>().map_err(|_| bad())? * factor as f64;
     if value.is_finite() && value < u64::MAX as f64 {
         Ok(value.round() as u64)
     } else {
-        Err(bad())
+        Err(large())
     }
 }
 
@@ -195,9 +200,15 @@ pub fn parse_cores(cores: f64) -> Result<u64, InvalidAmount> {
     if cores.is_finite() && (0.0..=1_000_000.0).contains(&cores) {
         Ok((cores * 1_000.0).round() as u64)
     } else {
+        // All digits of 1e300 would say nothing, and not even fit.
+        let text = if cores.abs() < 1e15 {
+            cores.to_string()
+        } else {
+            format!("{cores:e}")
+        };
         Err(InvalidAmount::new(
             "number of cores",
-            &cores.to_string(),
+            &text,
             "write a number from 0 to 1000000, as in `0.5` or `4`",
         ))
     }
@@ -293,6 +304,25 @@ mod tests {
             let json = serde_json::to_string(&Kept(d)).unwrap();
             let back: Kept = serde_json::from_str(&json).unwrap();
             assert_eq!(back.0, d, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_too_large_is_called_that() {
+        let longest = format_duration(MAX_DURATION);
+        assert_eq!(parse_duration("36500d"), Ok(MAX_DURATION));
+        assert!(DURATION_LIMIT.contains(&longest), "{longest}");
+        let why = |e: InvalidAmount| e.to_string();
+        assert!(
+            parse_duration("876001h")
+                .map_err(why)
+                .unwrap_err()
+                .contains("100 years")
+        );
+        assert!(parse_bytes("16777215TiB").is_ok());
+        for size in ["16777216TiB", "18446744073709551616", "1.5e"] {
+            let said = parse_bytes(size).map_err(why).unwrap_err();
+            assert_eq!(said.contains("largest"), !size.ends_with('e'), "{said}");
         }
     }
 

@@ -138,12 +138,30 @@ fn plain(expected: &dyn de::Expected) -> String {
         "a boolean" => "`true` or `false`".to_owned(),
         "a sequence" => "a list".to_owned(),
         "unit" | "unit struct" => "nothing".to_owned(),
-        "newtype variant" => "a value behind this word".to_owned(),
+        "newtype variant" => BEHIND_A_WORD.to_owned(),
         other if other.starts_with("struct ") => "a map".to_owned(),
         other if other.starts_with("enum ") || other.starts_with("variant ") => {
             "one of the known values".to_owned()
         }
         other => other.to_owned(),
+    }
+}
+
+/// What serde expects of a word that names a kind and says nothing more about it.
+const BEHIND_A_WORD: &str = "a value behind this word";
+
+/// Says what a word alone lacks.
+fn without_value(error: Error, word: &str) -> Error {
+    if !error.message.contains(BEHIND_A_WORD) {
+        return error;
+    }
+    let word = clip(word);
+    Error {
+        message: format!("`{word}` alone says too little"),
+        help: Some(format!(
+            "write `{word}:` and what belongs to it, or `{{ {word}: {{}} }}`"
+        )),
+        ..error
     }
 }
 
@@ -295,7 +313,13 @@ impl<'de> de::Deserializer<'de> for De<'_> {
                 Scalar::Bool(b) => visitor.visit_bool(b),
                 Scalar::Unsigned(n) => visitor.visit_u64(n),
                 Scalar::Signed(n) => visitor.visit_i64(n),
-                Scalar::Float(n) => visitor.visit_f64(n),
+                // What a number means may look different: `1e300` has 301 digits.
+                Scalar::Float(n) => visitor.visit_f64(n).map_err(|e: Error| Error {
+                    message: e
+                        .message
+                        .replace(&format!("found `{n}`"), &format!("found `{}`", clip(text))),
+                    ..e
+                }),
                 Scalar::Text => visitor.visit_str(text),
             },
             Value::List(items) => visitor.visit_seq(Items(items.iter().enumerate())),
@@ -362,16 +386,18 @@ impl<'de> de::Deserializer<'de> for De<'_> {
     ) -> Result<V::Value, Error> {
         let span = self.0.head();
         let found = match &self.0.value {
-            Value::Scalar { text, .. } => visitor.visit_enum(text.as_str().into_deserializer()),
+            Value::Scalar { text, .. } => visitor
+                .visit_enum(text.as_str().into_deserializer())
+                .map_err(|e: Error| without_value(e, text)),
             Value::Map(entries) if entries.len() == 1 => visitor.visit_enum(One {
                 name: &entries[0].0.name,
                 span: entries[0].0.span.clone(),
                 value: &entries[0].1,
             }),
-            Value::Map(_) | Value::List(_) => Err(Error::new(format!(
-                "write exactly one of {}",
-                variants.join(", ")
-            ))),
+            Value::Map(_) | Value::List(_) => Err(Error::new(match variants {
+                [one] => format!("write `{one}:` and nothing beside it"),
+                _ => format!("write exactly one of {}", variants.join(", ")),
+            })),
         };
         found.map_err(|e| e.or_at(&span))
     }

@@ -187,7 +187,11 @@ impl Loader {
             }
             converter.logical("name", &project.name);
             if project.models != "models" {
-                converter.unsupported("models", "another folder for models than `models`");
+                converter.reject(
+                    "models",
+                    "another folder for models than `models` is not supported by this version",
+                    "take it away, and keep the code that steps run in the folder `models`",
+                );
             }
         }
         let problems = converter.problems;

@@ -23,9 +23,11 @@ fn what_is_said_about_broken_projects_is_as_recorded() {
         folder.copy(&files);
         std::fs::remove_file(folder.path().join("report.snap")).ok();
         let environment = std::fs::read_to_string(files.join("environment")).ok();
+        let before = folder.files();
         let report = Project::load(folder.path(), environment.as_deref())
             .err()
             .unwrap_or_else(|| panic!("{case} loads"));
+        assert_eq!(folder.files(), before, "{case} writes");
         for diagnostic in report.diagnostics() {
             assert!(
                 !diagnostic.to_string().contains("hunter2"),
@@ -141,6 +143,13 @@ fn hostile_files_of_a_megabyte_end_soon() {
             (0..100_000).map(|i| format!("k{i}: 1\n")).collect(),
         ),
         ("many items", format!("steps: [{}]", fill("a,"))),
+        (
+            "a map over half a million",
+            format!(
+                "name: p\nsteps: [{{name: a, check: x, map: {{as: i, over: [{}]}}}}]",
+                fill("1,")
+            ),
+        ),
         ("one word", fill("a")),
         ("one comment", fill("#")),
         ("quotes", fill("\"")),

@@ -507,7 +507,9 @@ impl Converter<'_> {
     }
 
     fn output_ref(&mut self, path: &str, text: &str) -> Option<OutputRef> {
-        let Some((step, output)) = text.split_once('.') else {
+        let parts = text.split_once('.');
+        let plain = |part: &str| !part.is_empty() && !part.contains(['/', '.']);
+        let Some((step, output)) = parts.filter(|(s, o)| plain(s) && plain(o)) else {
             self.reject(
                 path,
                 format!("`{}` names no output", clip(text)),

@@ -10,6 +10,7 @@
     reason = "not every test uses all of it"
 )]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -39,6 +40,22 @@ impl Folder {
         let path = self.path().join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
+    }
+
+    /// Returns every path of the project, with what the files hold.
+    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let (mut found, mut open) = (BTreeMap::new(), vec![self.path().to_owned()]);
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let is_folder = entry.file_type().unwrap().is_dir();
+                if is_folder {
+                    open.push(entry.path());
+                }
+                let content = (!is_folder).then(|| std::fs::read(entry.path()).unwrap());
+                found.insert(entry.path(), content);
+            }
+        }
+        found
     }
 
     pub(crate) fn load(&self) -> Result<Project, Report> {
