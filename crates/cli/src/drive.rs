@@ -205,8 +205,25 @@ impl Drive<'_> {
         };
         self.conclude(&*store, &end, shown).await?;
         stay_for_others(&engine, stops).await?;
+        deliver(&*store, stops).await?;
         engine.drain(DRAIN).await?;
         Ok(end)
+    }
+
+    /// Delivers notifications that a process before left behind, unless an engine is at work.
+    pub(crate) async fn deliver_left(&self, store: &dyn RunStore) -> Result<(), Failure> {
+        if store.outbox(1).await?.is_empty() || holder(self.project)?.is_some() {
+            return Ok(());
+        }
+        let mut wired =
+            match windlass::wiring::open(self.project, Arc::clone(&self.variables)).await {
+                Err(e) if e.is_held() => return Ok(()),
+                wired => wired?,
+            };
+        wired.builder = wired.builder.adopt_only([]);
+        let engine = wired.start(self.project).await?;
+        deliver(store, &mut Stops::listen()?).await?;
+        Ok(engine.drain(DRAIN).await?)
     }
 
     /// Shows events until the run ends. Ctrl-C cancels the run, a second one skips its `finally`
@@ -494,6 +511,32 @@ async fn stay_for_others(engine: &Engine, stops: &mut Stops) -> Result<(), Failu
             eprintln!(
                 "note: stays for {live} more that other commands asked for; Ctrl-C leaves them to those"
             );
+        }
+        tokio::select! {
+            () = clock.sleep(LOOK) => {}
+            _ = stops.interrupt.recv() => return Ok(()),
+            _ = stops.terminate.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Waits until everybody is told, but not for long: a receiver that is down for hours is told by a
+/// later command.
+async fn deliver(store: &dyn RunStore, stops: &mut Stops) -> Result<(), Failure> {
+    let clock = SystemClock::new();
+    let until = clock.now().after(DRAIN);
+    loop {
+        let left = store.outbox(PAGE).await?;
+        let Some(first) = left.first() else {
+            return Ok(());
+        };
+        if clock.now() >= until {
+            let why = first.last_error.as_deref().unwrap_or("no answer yet");
+            let (count, notifier) = (left.len(), &first.notifier);
+            eprintln!(
+                "note: {count} not delivered yet, first by notifier {notifier}: {why}; the next `windlass run` tries again"
+            );
+            return Ok(());
         }
         tokio::select! {
             () = clock.sleep(LOOK) => {}

@@ -31,6 +31,15 @@ pub(crate) async fn run(
     let date = args.date.unwrap_or_else(|| SystemClock::new().now().date());
     let params = params(spec, &args.params)?;
     let key = key(&project, args, date)?;
+    let look = Look {
+        json: as_json,
+        progress: args.progress,
+    };
+    let drive = Drive {
+        project: &project,
+        variables,
+        look,
+    };
     let store = reader(&project).await?;
     let last = match &store {
         Some(store) => last_sibling(store, &key).await?,
@@ -38,7 +47,9 @@ pub(crate) async fn run(
     };
     let goal = match (&store, last) {
         (Some(store), Some(last)) if last.state.is_final() && !args.force => {
-            return already(&last, store, &project, as_json).await;
+            already(&last, store, &project, as_json).await?;
+            drive.deliver_left(store).await?;
+            return Ok(Exit::of(last.state).into());
         }
         // A later run of the same key, which somebody forced or reran, goes on first.
         (_, Some(last)) if last.key != key && !args.force => Goal::GoOn(last.id),
@@ -55,15 +66,6 @@ pub(crate) async fn run(
     if args.detach {
         return detach::start(&project, &args.pipeline, date, as_json);
     }
-    let look = Look {
-        json: as_json,
-        progress: args.progress,
-    };
-    let drive = Drive {
-        project: &project,
-        variables,
-        look,
-    };
     let began = |run: &RunRecord| {
         if args.detached {
             detach::tell(run);
@@ -110,7 +112,7 @@ async fn already(
     store: &SqliteStore,
     project: &Project,
     as_json: bool,
-) -> Result<ExitCode, Failure> {
+) -> Result<(), Failure> {
     let end = RunSummary::of_record(run);
     if as_json {
         let now = SystemClock::new().now();
@@ -128,7 +130,7 @@ async fn already(
             "{text}\n{key} {state} already; nothing was run ({again})\n"
         ));
     }
-    Ok(Exit::of(run.state).into())
+    Ok(())
 }
 
 /// Reads parameters as the pipeline declares them.

@@ -18,10 +18,7 @@ pub fn control(bytes: &[u8], piece: usize) {
     }
     let whole = reports(bytes, usize::MAX);
     let pieces = reports(bytes, piece.max(1));
-    assert_eq!(
-        whole, pieces,
-        "a report depends on how its bytes came"
-    );
+    assert_eq!(whole, pieces, "a report depends on how its bytes came");
 }
 
 fn reports(bytes: &[u8], piece: usize) -> (Vec<String>, bool) {
