@@ -163,11 +163,14 @@ fn sources() -> Result<Vec<Source>> {
             let entry = entry?;
             let (path, name) = (entry.path(), entry.file_name());
             let kind = entry.file_type()?;
-            if kind.is_dir()
-                && ![".git", ".windlass", "target", "node_modules"]
-                    .iter()
-                    .any(|skip| name == *skip)
+            // In a worktree `.git` is a file that names the place of the repository.
+            if [".git", ".windlass", "target", "node_modules"]
+                .iter()
+                .any(|skip| name == *skip)
             {
+                continue;
+            }
+            if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file()
                 && let Ok(text) = String::from_utf8(std::fs::read(&path)?)
