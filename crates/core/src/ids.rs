@@ -256,9 +256,13 @@ impl fmt::Display for RunId {
 }
 
 impl FromStr for RunId {
-    type Err = uuid::Error;
-    fn from_str(s: &str) -> Result<Self, uuid::Error> {
-        Uuid::parse_str(s).map(Self)
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        Uuid::parse_str(s).map(Self).map_err(|_| InvalidName {
+            kind: "run id",
+            name: clip(s),
+            rule: "use a UUID: 32 hex digits, with or without `-`",
+        })
     }
 }
 
@@ -379,6 +383,12 @@ mod tests {
             assert!(PipelineName::new(bad).is_err(), "{bad:?}");
         }
         assert!(StepName::new("a".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn text_that_is_no_run_id_is_shown_without_its_control_characters() {
+        let said = "0193\u{1b}[2J".parse::<RunId>().unwrap_err().to_string();
+        assert!(said.contains("0193") && !said.contains('\u{1b}'), "{said}");
     }
 
     #[test]
