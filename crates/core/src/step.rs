@@ -102,7 +102,7 @@ impl<'de> Deserialize<'de> for Json {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepOutput {
-    /// A small value; above [`StepOutput::INLINE_LIMIT`] the store keeps a reference to it.
+    /// A small value, which the store keeps whole: hand on large data as an artifact.
     #[serde(default, skip_serializing_if = "Json::is_none")]
     pub value: Json,
     /// What it wrote, by output name.
@@ -111,9 +111,6 @@ pub struct StepOutput {
 }
 
 impl StepOutput {
-    /// Bytes of a value that the store keeps itself: 16 KiB.
-    pub const INLINE_LIMIT: usize = 16 << 10;
-
     /// Returns an output without value and artifacts.
     #[must_use]
     pub fn empty() -> Self {

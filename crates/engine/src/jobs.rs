@@ -15,8 +15,8 @@ use windlass_core::run_store::AttemptEnd;
 use windlass_core::{
     Action, Artifact, AttemptNo, CancelSignal, ClockExt, ComputeErrorKind, ComputeTarget, Failure,
     FailureClass, FencingToken, Found, InputSource, JobEnd, JobHandle, JobSpec, Json, Location,
-    LogicalName, MEMORY, Observation, Phase, RunId, RunSpec, Slot, StepOutput, Storage, StorageUri,
-    SubmitKey, TimeoutKind, Usage, error_chain,
+    LogicalName, MEMORY, Manifest, Observation, Phase, RunId, RunSpec, Slot, StepOutput, Storage,
+    StorageError, StorageUri, SubmitKey, TimeoutKind, Usage, error_chain,
 };
 
 use crate::decide::Input;
@@ -27,6 +27,11 @@ use crate::staging::{self, Workspace};
 
 /// Bytes of `$WINDLASS_RESULT` that are read at most.
 const RESULT_LIMIT: u64 = 1 << 20;
+/// How long to wait before a question is asked again: at first, and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a target that can't tell what became of a job is asked; then nobody knows.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where an input comes from, looked up when the job was decided.
 #[derive(Debug, Clone)]
@@ -212,13 +217,25 @@ impl Job {
     }
 
     async fn resume(&self, inbox: &mpsc::Sender<Message>) -> Option<End> {
-        if let Ok(Some(manifest)) = staging::read_manifest(&*self.storage, &self.workspace).await {
-            let output = self.output_of(&manifest);
-            return Some(End {
-                end: AttemptEnd::Succeeded,
-                output,
+        let unknown = |why: String| {
+            Some(End {
+                end: AttemptEnd::Unknown(why),
+                output: StepOutput::empty(),
                 usage: None,
-            });
+            })
+        };
+        match self.manifest().await {
+            Ok(Some(manifest)) => {
+                let output = self.output_of(&manifest);
+                return Some(End {
+                    end: AttemptEnd::Succeeded,
+                    output,
+                    usage: None,
+                });
+            }
+            Ok(None) => {}
+            // It may have succeeded, so it is neither lost nor to be launched again.
+            Err(e) => return unknown(format!("its manifest can't be read: {}", error_chain(&e))),
         }
         let mut observations = self.hub.register(&self.key);
         match self.find().await {
@@ -235,22 +252,35 @@ impl Job {
                 FailureClass::Lost,
                 "lost with its host",
             ))),
-            _ => Some(End {
-                end: AttemptEnd::Unknown("its target can't tell".to_owned()),
-                output: StepOutput::empty(),
-                usage: None,
-            }),
+            _ => unknown("its target can't tell".to_owned()),
         }
     }
 
-    /// Asks the target until it answers.
+    /// Reads the manifest, for as long as the storage is only away.
+    async fn manifest(&self) -> Result<Option<Manifest>, StorageError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match staging::read_manifest(&*self.storage, &self.workspace).await {
+                Err(e) if e.kind().is_retryable() && !self.signal.is_cancelled() => {
+                    self.core.clock.sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                read => return read,
+            }
+        }
+    }
+
+    /// Asks the target until it answers; one that only says that it can't tell is asked for a while.
     async fn find(&self) -> Found {
-        let mut wait = Duration::from_millis(100);
+        let mut wait = FIRST_WAIT;
+        let mut asked = Duration::ZERO;
         loop {
             match self.hub.target.find(&self.key).await {
+                Ok(Found::Unknown) if asked >= PATIENCE => return Found::Unknown,
                 Ok(Found::Unknown) | Err(_) if !self.signal.is_cancelled() => {
                     self.core.clock.sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(30));
+                    asked += wait;
+                    wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 Ok(found) => return found,
                 Err(_) => return Found::Unknown,
@@ -447,7 +477,7 @@ impl Job {
 
     /// Makes the outputs visible as a set.
     async fn collect(&self) -> Result<StepOutput, Failure> {
-        let unavailable = |e: windlass_core::StorageError| {
+        let unavailable = |e: StorageError| {
             if e.kind().is_retryable() {
                 Failure::new(FailureClass::Unavailable, error_chain(&e))
             } else {
@@ -489,7 +519,7 @@ impl Job {
         self.key.step.clone()
     }
 
-    fn output_of(&self, manifest: &windlass_core::Manifest) -> StepOutput {
+    fn output_of(&self, manifest: &Manifest) -> StepOutput {
         let value = manifest
             .result
             .as_ref()

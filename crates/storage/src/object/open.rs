@@ -112,7 +112,7 @@ fn parse<'a>(url: &str, rest: &'a str) -> Result<Place<'a>, StorageError> {
     })
 }
 
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
 mod cloud {
     use std::str::FromStr;
     use std::sync::Arc;

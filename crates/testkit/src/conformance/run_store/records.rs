@@ -181,7 +181,7 @@ pub(super) async fn a_map_over_nothing_is_not_an_unknown_one(p: Place) -> Found 
 
 pub(super) async fn large_values_are_kept(p: Place) -> Found {
     let mut step = StepRecord::new(run_id(1), Slot::step(0));
-    let text = format!("\"{}\"", "x".repeat(StepOutput::INLINE_LIMIT * 64));
+    let text = format!("\"{}\"", "x".repeat(1 << 20));
     step.output = Some(StepOutput::of(json(&text)));
     step.items = Some(json(&format!("[{}0]", "1,".repeat(100_000))));
     reads_back_step(&p, &step).await
