@@ -54,7 +54,7 @@ impl Bench {
         std::mem::take(&mut *self.ran.lock().unwrap())
     }
 
-    /// `a → b → c`, and `tidy` at the end: each waits for a permit, `b` fails while the bench is broken.
+    /// `a → b → c`: each waits for a permit, `b` fails while the bench is broken.
     fn pipeline(&self, name: &str) -> Pipeline {
         let mut p = Pipeline::builder(name);
         let a = self.add(&mut p, "a");
@@ -416,4 +416,63 @@ async fn rows_alone_explain_what_the_engine_at_work_explains() {
     engine.drain(Duration::ZERO).await.unwrap();
     // Where no engine is at work, too.
     assert_eq!(builder().explain(run.id(), []).await.unwrap(), live);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rerun_with_a_pipeline_that_changed_keeps_its_version() {
+    let (store, bench) = (Store::default(), Bench::new(99));
+    bench.broken.store(true, Ordering::Release);
+    let failed = {
+        let engine = engine(&store).await;
+        engine.deploy(bench.pipeline("p")).await.unwrap();
+        let failed = engine.start(request("p")).await.unwrap();
+        failed.outcome().await.unwrap();
+        engine.drain(Duration::ZERO).await.unwrap();
+        failed.id()
+    };
+    bench.broken.store(false, Ordering::Release);
+    let mut changed = Pipeline::builder("p");
+    bench.add(&mut changed, "a");
+    changed.add("d", |_| async { Ok(()) });
+    let changed = changed.build().unwrap();
+    let engine = engine(&store).await;
+    engine.deploy(changed.clone()).await.unwrap();
+    // Its first try meets the key of the run before, and is refused.
+    let again = engine.rerun(failed, &[]).await.unwrap();
+    again.outcome().await.unwrap();
+    let rows = store.snapshot(again.id()).await.unwrap().unwrap();
+    assert_eq!(rows.version.digest, changed.digest());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_finally_step_is_reason_enough_for_a_rerun() {
+    let (store, bench) = (Store::default(), Bench::new(99));
+    let engine = engine(&store).await;
+    let broken = Arc::clone(&bench.broken);
+    broken.store(true, Ordering::Release);
+    let mut p = Pipeline::builder("p");
+    bench.add(&mut p, "a");
+    let tidy = p.implement(
+        "tidy",
+        windlass::from_fn(move |_| {
+            let broken = broken.load(Ordering::Acquire);
+            async move {
+                if broken {
+                    Err(StepError::permanent("no room"))
+                } else {
+                    Ok(())
+                }
+            }
+        }),
+    );
+    let p = p.finally(StepSpec::new(name("tidy"), tidy));
+    engine.deploy(p.build().unwrap()).await.unwrap();
+    bench.permits.add_permits(9);
+    let failed = engine.start(request("p")).await.unwrap();
+    assert_eq!(failed.outcome().await.unwrap().state, RunState::Failed);
+    bench.broken.store(false, Ordering::Release);
+    let plan = engine.plan_rerun(failed.id(), &[]).await.unwrap();
+    assert_eq!(plan.run, [name("tidy")]);
+    let again = engine.rerun(failed.id(), &[]).await.unwrap();
+    assert_eq!(again.outcome().await.unwrap().state, RunState::Succeeded);
 }

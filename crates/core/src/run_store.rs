@@ -728,7 +728,8 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// Those of the store.
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError>;
 
-    /// Leaves a signal for the engine that it concerns, synced; leaving it twice is leaving it once.
+    /// Leaves a signal for the engine that it concerns, synced; leaving it twice is leaving it once,
+    /// as long as nobody carried it out in between.
     ///
     /// A store that is open for reading only, beside an engine of another process, takes it too.
     ///
@@ -736,7 +737,8 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// Those of the store.
     ///
     /// # Cancel safety
-    /// If the future is dropped the signal may or may not be left; leave it again.
+    /// If the future is dropped the signal may or may not be left, and may be carried out by now: look
+    /// at the run before it is left again, since a second cancel means more than the first.
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError>;
 
     /// Takes a signal back, if nobody carried it out yet; as [`Self::signal`], also beside an engine.

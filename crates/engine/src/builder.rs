@@ -329,6 +329,8 @@ impl EngineBuilder {
         targets: impl IntoIterator<Item = (LogicalName, Resources)> + Send,
     ) -> Result<Vec<Explained>, Error> {
         self.reactor = None;
+        // Nobody listens to them here.
+        self.targets.clear();
         let (core, _closing) = self.core()?;
         let (inbox, received) = mpsc::channel(1);
         let (events, _) = broadcast::channel(1);

@@ -64,7 +64,16 @@ impl Reader {
                 self.read().await;
                 continue;
             }
-            match self.live.recv().await {
+            let received = tokio::select! {
+                biased;
+                received = self.live.recv() => received,
+                // The channel itself never ends while somebody reads.
+                () = self.inner.inbox.closed() => match self.live.try_recv() {
+                    Ok(event) => Ok(event),
+                    Err(_) => return None,
+                },
+            };
+            match received {
                 // A gap means that this reader was too slow for some of them.
                 Ok(event)
                     if event.run == self.run

@@ -5,9 +5,10 @@
 //! Workers yield to the host's other tasks every [`BATCH`] steps. Steps that block belong into
 //! `spawn_blocking`; nothing here can help them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -47,12 +48,26 @@ struct Shared {
     queue: Mutex<VecDeque<Work>>,
     /// Steps that became tasks, and how to ask them to stop.
     waiting: Mutex<HashMap<Key, CancelTrigger>>,
+    /// Steps that were to stop while a worker had them: neither in the queue nor tasks.
+    early: Mutex<HashSet<Key>>,
+    /// How many steps the workers have; changed under the lock of the queue.
+    polled: AtomicUsize,
     bell: Notify,
     closed: CancelSignal,
     clock: Arc<dyn Clock>,
     results: mpsc::Sender<Message>,
     /// Held by every task, so that its other end knows when the last one is gone.
     _alive: mpsc::Sender<()>,
+}
+
+impl Shared {
+    /// Notes that a worker has its steps no longer.
+    fn let_go(&self, steps: usize) {
+        let _queue = lock(&self.queue);
+        if self.polled.fetch_sub(steps, Ordering::Relaxed) == steps {
+            lock(&self.early).clear();
+        }
+    }
 }
 
 /// The queue and its workers; dropping it drops what they hold, as a crash would.
@@ -74,6 +89,8 @@ impl Executor {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             waiting: Mutex::default(),
+            early: Mutex::default(),
+            polled: AtomicUsize::new(0),
             bell: Notify::new(),
             closed,
             clock: Arc::clone(clock),
@@ -108,16 +125,26 @@ impl Executor {
         lock(&self.shared.queue).len()
     }
 
-    /// Asks an attempt to stop; it is dropped after its grace. Returns false if it isn't here.
+    /// Asks an attempt to stop; it is dropped after its grace. Returns false if it may not be here.
     pub(crate) fn stop(&self, key: Key) -> bool {
-        if let Some(trigger) = lock(&self.shared.waiting).get(&key) {
+        let shared = &self.shared;
+        // Said before it is looked for: a worker looks here after it made the step a task.
+        lock(&shared.early).insert(key);
+        let found = if let Some(trigger) = lock(&shared.waiting).get(&key) {
             trigger.cancel();
-            return true;
-        }
-        let queue = lock(&self.shared.queue);
-        let queued = queue.iter().find(|w| (w.run, w.slot, w.token) == key);
-        queued.iter().for_each(|w| w.trigger.cancel());
-        queued.is_some()
+            true
+        } else {
+            let queue = lock(&shared.queue);
+            let queued = queue.iter().find(|w| (w.run, w.slot, w.token) == key);
+            queued.iter().for_each(|w| w.trigger.cancel());
+            if queued.is_none() && shared.polled.load(Ordering::Relaxed) > 0 {
+                // A worker may have it; what was said here is forgotten when none has any.
+                return false;
+            }
+            queued.is_some()
+        };
+        lock(&shared.early).remove(&key);
+        found
     }
 }
 
@@ -140,6 +167,7 @@ async fn worker(shared: Arc<Shared>) {
             let mut queue = lock(&shared.queue);
             let share = (queue.len() / 2).clamp(1, BATCH).min(queue.len());
             batch.extend(queue.drain(..share));
+            shared.polled.fetch_add(share, Ordering::Relaxed);
         }
         if batch.is_empty() {
             tokio::select! {
@@ -148,10 +176,12 @@ async fn worker(shared: Arc<Shared>) {
             }
             continue;
         }
-        let mut done = Vec::with_capacity(batch.len());
+        let taken = batch.len();
+        let mut done = Vec::with_capacity(taken);
         for work in batch.drain(..) {
             done.extend(poll_once(work, &shared));
         }
+        shared.let_go(taken);
         // Sent also when nothing ended at once: the driver feeds the workers when it hears of them.
         if shared.results.send(Message::Inputs(done)).await.is_err() {
             return;
@@ -189,7 +219,10 @@ fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<(RunId, Input)> {
         Err(panic) => Some((run, ended(slot, token, Err(panic)))),
         Ok(Poll::Pending) => {
             let key = (run, slot, token);
-            lock(&shared.waiting).insert(key, trigger);
+            lock(&shared.waiting).insert(key, trigger.clone());
+            if lock(&shared.early).remove(&key) {
+                trigger.cancel();
+            }
             let shared = Arc::clone(shared);
             let task = async move {
                 let run_on = until_stopped(future, &signal, &*shared.clock, grace);

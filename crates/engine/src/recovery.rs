@@ -9,6 +9,7 @@ use std::sync::Arc;
 use windlass_core::run_store::{AttemptRecord, RunSnapshot, StepRecord};
 use windlass_core::{Join, Json, Pipeline, RunState as RunPhase, Slot, StepState, Timestamp};
 
+use crate::rerun::Reuse;
 use crate::state::{Extra, MapState, Node, RunState, Stage, Stopping};
 
 impl RunState {
@@ -175,6 +176,16 @@ impl RunState {
         };
         if (0..self.graph.finally_start()).any(fatal) {
             self.stopping = Stopping::FailFast;
+        }
+    }
+
+    /// Takes back that a failure stops the run, if the run only took it over from another one.
+    pub(crate) fn forgive(&mut self, reuse: &Reuse) {
+        let taken_over = |s: &u32| reuse.steps.iter().any(|kept| kept.step == *s);
+        let main = 0..self.graph.finally_start();
+        let mut failed = main.filter(|s| self.nodes[*s as usize].state == StepState::Failed);
+        if self.stopping == Stopping::FailFast && failed.all(|s| taken_over(&s)) {
+            self.stopping = Stopping::No;
         }
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct Reuse {
     pub(crate) of: RunId,
     pub(crate) steps: Vec<Kept>,
     pub(crate) items: HashMap<u32, KeptItems>,
+    /// True if there is no reason to run anything.
+    idle: bool,
 }
 
 impl Reuse {
@@ -99,6 +101,7 @@ impl Reuse {
             of: old.id,
             steps: Vec::new(),
             items: HashMap::new(),
+            idle: true,
         };
         for step in graph.topological_order() {
             let spec = new.step(step);
@@ -108,14 +111,20 @@ impl Reuse {
                 .predecessors(step)
                 .iter()
                 .all(|p| kept[p.step as usize]);
-            let Some(earlier) = same else { continue };
-            if graph.is_finally(step) || !grounded || from.contains(&spec.name) {
+            let done = same.filter(|e| grounded && old.keeps_its_end(*e, whole));
+            let done = done.filter(|_| !from.contains(&spec.name));
+            // A `finally` step runs again, but that alone is no reason for a rerun.
+            reuse.idle &= done.is_some();
+            let Some(earlier) = same.filter(|_| !graph.is_finally(step)) else {
                 continue;
-            }
-            if old.keeps_its_end(earlier, whole) {
+            };
+            if done.is_some() {
                 kept[step as usize] = true;
                 reuse.steps.push(old.kept(earlier, step));
-            } else if let Some(items) = old.kept_items(earlier, spec) {
+            } else if let Some(items) = old.kept_items(earlier, spec)
+                && grounded
+                && !from.contains(&spec.name)
+            {
                 reuse.items.insert(step, items);
             }
         }
@@ -145,9 +154,9 @@ impl Reuse {
         }
     }
 
-    /// Refuses a rerun in which no step of the graph would run.
-    pub(crate) fn check(&self, pipeline: &Pipeline) -> Result<(), Error> {
-        if self.steps.len() as u32 != pipeline.graph().finally_start() {
+    /// Refuses a rerun that nothing asks for.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if !self.idle {
             return Ok(());
         }
         Err(Error::invalid(format!(
@@ -178,7 +187,7 @@ pub fn plan_rerun(
     let at = before.snapshot.run.created_at;
     let (old, _) = RunState::restore(&before.snapshot, old, at);
     let reuse = Reuse::plan(&old, pipeline, from)?;
-    reuse.check(pipeline)?;
+    reuse.check()?;
     Ok(reuse.describe(pipeline))
 }
 

@@ -70,6 +70,7 @@ impl Driver {
             RunState::restore(&snapshot, bound.pipeline.clone(), self.core.clock.now());
         if let (Some(before), Some(rerun)) = (&before, &snapshot.run.rerun) {
             let reuse = self.reuse(before, &bound.pipeline, &rerun.from)?;
+            state.forgive(&reuse);
             state.reuse = Some(Arc::new(reuse));
         }
         let first = match (snapshot.run.state, &state.reuse) {

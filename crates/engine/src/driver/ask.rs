@@ -53,7 +53,7 @@ impl Driver {
         };
         let pipeline = self.deployed(&request.pipeline)?;
         let reuse = Arc::new(self.reuse(&before.snapshot, &pipeline, &before.from)?);
-        reuse.check(&pipeline)?;
+        reuse.check()?;
         Ok(Input::Rerun { reuse })
     }
 

@@ -97,18 +97,10 @@ impl Active {
     }
 
     /// Returns the rows that changed, and empties the list of them.
-    fn changes(&mut self, new_version: bool, now: Timestamp) -> Vec<Change> {
+    fn changes(&mut self, now: Timestamp) -> Vec<Change> {
         let dirty = &mut self.dirty;
         let mut changes = Vec::with_capacity(dirty.slots.len() + 2 * dirty.events.len() + 2);
         if dirty.created {
-            if new_version {
-                let spec = Arc::clone(self.bound.pipeline.spec());
-                changes.push(Change::PutVersion(Box::new(VersionRecord::new(
-                    self.record.version,
-                    spec,
-                    now,
-                ))));
-            }
             changes.push(Change::CreateRun(Box::new(self.record.clone())));
         } else if dirty.run {
             changes.push(Change::PutRun(Box::new(self.record.clone())));
@@ -159,6 +151,8 @@ impl Driver {
         touched.dedup();
         let mut transitions = Vec::with_capacity(touched.len());
         let now = self.core.clock.now();
+        // What is in whatever becomes of a run: its key may be taken, and the version is known by then.
+        let mut apart = Vec::new();
         for run in touched.drain(..) {
             let Some(active) = self.runs.get_mut(&run) else {
                 continue;
@@ -170,12 +164,15 @@ impl Driver {
                     active.dirty.outbox.extend(reactor.react(&occasion));
                 }
             }
-            let new_version =
-                active.dirty.created && self.known_versions.insert(active.record.version);
+            if active.dirty.created && self.known_versions.insert(active.record.version) {
+                let spec = Arc::clone(active.bound.pipeline.spec());
+                let version = VersionRecord::new(active.record.version, spec, now);
+                apart.push(Change::PutVersion(Box::new(version)));
+            }
             let ended = active.dirty.ended_attempts.iter();
             let jobs = ended.filter_map(|a| Some((a.target.clone()?, a.handle.clone()?)));
             self.gate.released.extend(jobs);
-            let changes = active.changes(new_version, now);
+            let changes = active.changes(now);
             self.gate.events.append(&mut active.dirty.events);
             self.gate.outbox.append(&mut active.dirty.outbox);
             if !changes.is_empty() {
@@ -184,10 +181,10 @@ impl Driver {
             }
         }
         self.touched = touched;
-        if !self.idle_signals.is_empty() {
-            // The last, and of no run.
-            let taken = self.idle_signals.drain(..).map(Change::TakeSignal);
-            transitions.push(Transition::new(taken.collect()));
+        apart.extend(self.idle_signals.drain(..).map(Change::TakeSignal));
+        if !apart.is_empty() {
+            // Of no run, so the last: verdicts are told to runs in order.
+            transitions.push(Transition::new(apart));
         }
         transitions
     }

@@ -131,7 +131,8 @@ async fn a_reader_leaves_signals_for_the_engine_that_holds_the_file() {
             Timestamp::from_micros(0),
         );
         reader.signal(&signal).await.unwrap();
-        assert_eq!(engine.signals(10).await.unwrap(), [signal.clone()]);
+        let seen = engine.signals(10).await.unwrap();
+        assert_eq!(seen, std::slice::from_ref(&signal));
         let take = Transition::new(vec![Change::TakeSignal(signal.id.clone())]);
         engine.commit(vec![take], Durability::Synced).await.unwrap();
         assert_eq!(reader.signals(10).await.unwrap(), []);
