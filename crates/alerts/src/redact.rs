@@ -15,6 +15,8 @@ use windlass_core::{Notification, Secret};
 
 mod patterns;
 
+/// How often patterns are looked for: each time that one was found, another may show.
+const MOST_PASSES: usize = 16;
 /// What stands where a secret was.
 const MASK: &str = "***";
 
@@ -88,7 +90,15 @@ impl Redactor {
                 text = text.replace(value.as_str(), MASK);
             }
         }
-        patterns::mask(&text)
+        // What is masked may have hidden a pattern around it, such as a `/` in front of an `@`.
+        for _ in 0..MOST_PASSES {
+            let masked = patterns::mask(&text);
+            if masked == text {
+                break;
+            }
+            text = masked;
+        }
+        text
     }
 
     /// Returns the notification with every free text redacted: title, body, owner and facts.
@@ -168,6 +178,14 @@ mod tests {
     fn the_longer_of_two_values_goes_as_a_whole() {
         let r = Redactor::new([Secret::new("secret"), Secret::new("secret-longer")]);
         assert_eq!(r.redact("secret-longer, secret"), "***, ***");
+    }
+
+    #[test]
+    fn a_pattern_that_shows_when_another_is_masked_goes_too() {
+        let text = "go://a:pwd=x/y&z@host";
+        let once = Redactor::patterns().redact(text);
+        assert_eq!(Redactor::patterns().redact(&once), once);
+        assert!(!once.contains("z@"), "{once}");
     }
 
     #[test]

@@ -234,10 +234,9 @@ impl WebhookNotifier {
 
 /// Returns what an error may show of the start of an answer.
 fn shown(redactor: &Redactor, start: &[u8]) -> String {
-    one_line(
-        &redactor.redact(&String::from_utf8_lossy(start)),
-        SHOWN_ANSWER,
-    )
+    // First one line: a value broken over two would be whole again behind the redactor.
+    let line = one_line(&String::from_utf8_lossy(start), usize::MAX);
+    one_line(&redactor.redact(&line), SHOWN_ANSWER)
 }
 
 /// Reads the start of an answer; one that breaks off is as good as a short one.
@@ -277,5 +276,18 @@ impl fmt::Debug for WebhookNotifier {
             .field("redactor", &self.redactor)
             .field("time_limit", &self.time_limit)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_with_a_space_is_found_when_the_answer_breaks_it() {
+        let redactor = Redactor::new([Secret::new("two words of a key")]);
+        for answer in ["two words of a key", "two\twords\n of\u{0} a\r\nkey"] {
+            assert_eq!(shown(&redactor, answer.as_bytes()), "***", "{answer:?}");
+        }
     }
 }
