@@ -63,7 +63,10 @@ impl Folder {
         let left = std::fs::read(&path).expect("the file is there");
         assert_eq!(left, bytes, "loading changes the file");
         assert_eq!(paths(self.folder.path()), self.paths, "loading writes");
-        let (_, good) = FILES.iter().find(|(f, _)| *f == file).expect("a known file");
+        let (_, good) = FILES
+            .iter()
+            .find(|(f, _)| *f == file)
+            .expect("a known file");
         std::fs::write(path, good).expect("a file can be written");
         loaded
     }
@@ -134,7 +137,11 @@ fn good(folder: &Folder, file: &str, bytes: &[u8], project: &Project) {
             .map(|p| (p.spec.name.to_string(), p.spec.clone()))
             .collect()
     };
-    assert_eq!(all(project), all(&again), "in flow style it means another thing");
+    assert_eq!(
+        all(project),
+        all(&again),
+        "in flow style it means another thing"
+    );
     // Only text can show what is in an environment.
     assert_eq!(
         format!("{:?}", project.environment),
@@ -144,7 +151,10 @@ fn good(folder: &Folder, file: &str, bytes: &[u8], project: &Project) {
 
 /// A bad project says where, in a file that exists, and nothing that a terminal would obey.
 fn bad(file: &str, bytes: &[u8], report: &Report) {
-    assert!(!report.diagnostics().is_empty(), "it fails and doesn't say why");
+    assert!(
+        !report.diagnostics().is_empty(),
+        "it fails and doesn't say why"
+    );
     let text = String::from_utf8_lossy(bytes);
     for diagnostic in report.diagnostics() {
         let known = FILES.iter().any(|(f, _)| *f == diagnostic.file);

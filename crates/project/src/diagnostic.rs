@@ -289,7 +289,9 @@ impl Diagnostic {
         } else {
             Renderer::plain()
         };
-        renderer.render(&[group])
+        // The renderer knows the control characters of ASCII; a terminal may obey these too.
+        let is_c1 = |c: char| ('\u{80}'..='\u{9f}').contains(&c);
+        renderer.render(&[group]).replace(is_c1, "\u{fffd}")
     }
 
     /// Makes one snippet for each file, cut to the lines that matter.
@@ -421,10 +423,10 @@ mod tests {
 
     #[test]
     fn tabs_wide_and_control_characters_keep_the_mark_in_place() {
-        let text = "key:\t\"漢字\" # \u{1b}[31m\n";
+        let text = "key:\t\"漢字\" # \u{1b}[31m\u{9b}31m\n";
         let at = text.find('漢').unwrap();
         let shown = rendered(text, at..at + "漢字".len());
-        assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        assert!(!shown.contains(['\u{1b}', '\u{9b}']), "{shown:?}");
         assert!(shown.contains("a.yaml:1:7"), "{shown}");
         let lines: Vec<&str> = shown.lines().collect();
         let marked = lines.iter().position(|l| l.contains("漢字")).unwrap();

@@ -125,10 +125,10 @@ fn tokens<'a>(
         let length = match c {
             '"' | '\'' => {
                 let length = quoted(rest, c);
-                if length >= 2 {
+                if let Some(length) = length {
                     tokens.push((Token::Text(&rest[1..length - 1]), at..at + length));
                 }
-                length
+                length.unwrap_or(rest.len())
             }
             c if c.is_alphanumeric() || c == '_' => {
                 let length = rest
@@ -153,23 +153,18 @@ fn tokens<'a>(
     (tokens, text.len())
 }
 
-/// Returns the length of a quoted text with its quotes; all of the rest if it has no end.
-fn quoted(rest: &str, quote: char) -> usize {
+/// Returns the length of a quoted text with its quotes, if it has an end.
+fn quoted(rest: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (i, c) in rest.char_indices().skip(1) {
         match c {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
-            c if c == quote => return i + 1,
+            c if c == quote => return Some(i + 1),
             _ => {}
         }
     }
-    // One byte short of two, so that it is no text.
-    if rest.len() < 2 {
-        rest.len()
-    } else {
-        rest.len().max(2)
-    }
+    None
 }
 
 #[cfg(test)]
@@ -188,6 +183,14 @@ mod tests {
             })
             .collect();
         assert_eq!(words, ["g", "raw"]);
+    }
+
+    #[test]
+    fn a_quote_without_an_end_is_no_text() {
+        for text in ["{{ 'ß", "{{ '", "{{ 'a' ~ \"ß", "{{ '\\"] {
+            let found = holes(text);
+            assert_eq!(found[0].span, 0..text.len(), "{text}");
+        }
     }
 
     #[test]
