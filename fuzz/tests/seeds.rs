@@ -37,7 +37,10 @@ fn every_target_is_a_program_for_cargo_fuzz() {
     for (name, _) in TARGETS {
         let program = root.join(format!("targets/{name}.rs"));
         let text = std::fs::read_to_string(&program).expect("the program is there");
-        assert!(text.contains(&format!("windlass_fuzz::{name}(")), "{name}");
+        let wanted = format!(
+            "#![no_main]\n\nlibfuzzer_sys::fuzz_target!(|data: &[u8]| windlass_fuzz::{name}(data));\n"
+        );
+        assert_eq!(text, wanted, "{name}");
     }
     let programs = std::fs::read_dir(root.join("targets")).expect("a folder can be read");
     assert_eq!(programs.count(), TARGETS.len());
