@@ -96,10 +96,14 @@ fn name(step: &str) -> StepName {
     step.parse().unwrap()
 }
 
-async fn until(run: &RunHandle, wanted: impl Fn(&EventKind) -> bool) -> EventRecord {
-    let events = run.events().filter(|e| std::future::ready(wanted(&e.kind)));
-    let mut events = std::pin::pin!(events);
-    events.next().await.expect("the run goes on until then")
+async fn until(run: &RunHandle, wanted: impl Fn(&EventKind) -> bool + Send) -> EventRecord {
+    let mut events = run.events();
+    loop {
+        let event = events.next().await.expect("the run goes on until then");
+        if wanted(&event.kind) {
+            return event;
+        }
+    }
 }
 
 async fn no_signal_is_left(store: &Store) {

@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_machine_has_cores_and_memory() {
-        let machine = machine();
+        let machine = machine_capacity();
         assert!(machine.get(CPU) >= 1_000);
         assert!(machine.get(MEMORY) > 1 << 20);
         assert_eq!(total_memory("MemTotal:  2 kB\nMemFree: 1 kB"), Some(2_048));
