@@ -1,10 +1,15 @@
 //! What must hold between two invocations of a run, and after the last.
+//!
+//! `status` is held against what was told and against the store's own records; tokens, what is held
+//! and the events are read from the store itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use windlass::SqliteStore;
-use windlass::run_store::RunStore;
+use windlass::run_store::{
+    AttemptEnd, AttemptRecord, EventKind, EventRecord, RunSnapshot, RunStore,
+};
+use windlass::{RunId, RunState, Slot, SqliteStore, StepState};
 
 use crate::project::{Project, Told};
 
@@ -12,27 +17,239 @@ use crate::project::{Project, Told};
 #[derive(Default)]
 pub(crate) struct Watched {
     pub(crate) told: Told,
+    /// Events that the store had.
+    events: Vec<EventRecord>,
     /// Steps whose success `status` showed, with how often they had noted a start by then.
     closed: BTreeMap<String, usize>,
 }
 
-/// A place in a run, as text: `{"item":null,"step":3}`.
-fn place(of: &Value) -> String {
-    of["slot"].to_string()
+/// A run as `status` tells it and as the store has it, while no engine is at work.
+struct Seen {
+    detail: Value,
+    snapshot: RunSnapshot,
+    events: Vec<EventRecord>,
+    names: Vec<String>,
+}
+
+/// A step, or an item of a mapped one, by its name and number.
+type Place = (String, Option<u64>);
+
+fn place(of: &Value) -> Place {
+    (of["step"].as_str().unwrap().to_owned(), of["item"].as_u64())
 }
 
 /// Returns the name of a place as steps see it: `score` or `score[1]`.
-fn label(detail: &Value, slot: &Value) -> String {
-    let step = slot["step"].as_u64().unwrap() as usize;
-    let name = detail["steps"][step].as_str().unwrap();
-    match slot["item"].as_u64() {
+fn label((name, item): &Place) -> String {
+    match item {
         Some(item) => format!("{name}[{item}]"),
-        None => name.to_owned(),
+        None => name.clone(),
     }
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a Vec<Value> {
     value[key].as_array().unwrap()
+}
+
+fn word(end: Option<&AttemptEnd>) -> &'static str {
+    match end {
+        None => "running",
+        Some(AttemptEnd::Succeeded) => "succeeded",
+        Some(AttemptEnd::Failed(_)) => "failed",
+        Some(AttemptEnd::Cancelled) => "cancelled",
+        Some(_) => "unknown",
+    }
+}
+
+impl Seen {
+    fn look(project: &Project, run: &Value) -> Self {
+        let text = run["run"].as_str().unwrap();
+        let id: RunId = text.parse().unwrap();
+        let files = windlass::project::Project::load(&project.root, None).unwrap();
+        let path = windlass::wiring::store_path(&files.environment).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (snapshot, events) = runtime.block_on(async {
+            let store = SqliteStore::open_read_only(&path).await.unwrap();
+            let events = store.events(id, 0, 1_000_000).await.unwrap();
+            (store.snapshot(id).await.unwrap().unwrap(), events)
+        });
+        let steps = snapshot.version.spec.all_steps();
+        Self {
+            detail: project.json(&["status", "--json", text]),
+            names: steps.map(|s| s.name.to_string()).collect(),
+            snapshot,
+            events,
+        }
+    }
+
+    fn place(&self, slot: Slot) -> Place {
+        let name = self.names[slot.step as usize].clone();
+        (name, slot.item.map(u64::from))
+    }
+
+    fn attempt(&self, record: &AttemptRecord) -> (Place, u64) {
+        (self.place(record.slot), u64::from(record.attempt.get()))
+    }
+
+    /// Steps of `status` by their place.
+    fn steps(&self) -> BTreeMap<Place, &Value> {
+        let steps = list(&self.detail, "steps").iter();
+        steps.map(|s| (place(s), s)).collect()
+    }
+
+    /// Attempts of `status` by their place and number.
+    fn attempts(&self) -> BTreeMap<(Place, u64), &Value> {
+        let attempts = list(&self.detail, "attempts").iter();
+        attempts
+            .map(|a| ((place(a), a["attempt"].as_u64().unwrap()), a))
+            .collect()
+    }
+
+    /// `status` shows every record of the store, as it is.
+    fn check_status(&self) {
+        let (steps, attempts) = (self.steps(), self.attempts());
+        assert_eq!(self.detail["state"], self.snapshot.run.state.as_str());
+        assert_eq!(self.detail["engine_at_work"], false);
+        let mut rows = BTreeMap::new();
+        for record in &self.snapshot.steps {
+            let shown = steps[&self.place(record.slot)];
+            assert_eq!(shown["state"], record.state.as_str(), "{shown}");
+            assert_eq!(shown["attempts"], record.attempt.get(), "{shown}");
+            rows.insert(self.place(record.slot), record);
+        }
+        for (place, shown) in &steps {
+            if !rows.contains_key(place) {
+                assert_eq!(shown["state"], "pending", "no record of {shown}");
+            }
+        }
+        assert_eq!(attempts.len(), self.snapshot.attempts.len());
+        for record in &self.snapshot.attempts {
+            let shown = attempts[&self.attempt(record)];
+            assert_eq!(shown["state"], word(record.end.as_ref()), "{shown}");
+        }
+    }
+
+    /// `status` knows all that was told, and it was the store's events that were told.
+    fn check_told(&self, told: &Told) {
+        let (steps, attempts) = (self.steps(), self.attempts());
+        for (number, told) in told {
+            let event = &self.events[*number as usize - 1];
+            let event = serde_json::to_value(event).unwrap();
+            assert_eq!(told["event"], event["kind"], "{event}");
+            let attempt = || attempts[&(place(told), told["attempt"].as_u64().unwrap())];
+            if let Some(slot) = event.get("slot") {
+                let slot: Slot = serde_json::from_value(slot.clone()).unwrap();
+                assert_eq!(place(told), self.place(slot), "{event}");
+                assert_eq!(told["attempt"], event["attempt"], "{event}");
+            }
+            match told["event"].as_str().unwrap() {
+                "step_ended" => assert_eq!(
+                    steps[&place(told)]["state"],
+                    told["state"],
+                    "status forgot what was told: {told}"
+                ),
+                "attempt_launched" => {
+                    attempt();
+                }
+                "attempt_ended" => {
+                    for field in ["state", "failure", "usage"] {
+                        assert_eq!(attempt()[field], told[field], "{field} of {told}");
+                    }
+                }
+                "run_ended" => assert_eq!(self.detail["state"], told["state"]),
+                _ => {}
+            }
+        }
+    }
+
+    /// Attempts that are open are the last ones of steps that run, and hold no more than there is.
+    fn check_held(&self, cores: u64) {
+        let mut held = 0;
+        for attempt in self.snapshot.attempts.iter().filter(|a| a.end.is_none()) {
+            let row = self.snapshot.steps.iter().find(|s| s.slot == attempt.slot);
+            let row = row.unwrap();
+            assert_eq!(row.state, StepState::Running, "an open attempt of {row:?}");
+            assert_eq!(row.attempt, attempt.attempt, "an open attempt of {row:?}");
+            assert_ne!(
+                self.snapshot.run.state,
+                RunState::Succeeded,
+                "an ended run has no open attempt: {attempt:?}"
+            );
+            // In thousandths of a core.
+            held += attempt.resources.get("cpu");
+        }
+        assert!(
+            held <= cores * 1_000,
+            "{held} thousandths of a core are held, of {cores} cores"
+        );
+    }
+
+    /// Every step has its end, none has two accepted results, and nothing was launched after one.
+    fn check_accepted(&self) {
+        let mut accepted: BTreeSet<Slot> = BTreeSet::new();
+        let mut tokens = BTreeSet::new();
+        for attempt in &self.snapshot.attempts {
+            assert!(attempt.end.is_some(), "an open attempt: {attempt:?}");
+            assert!(
+                tokens.insert(attempt.token),
+                "two attempts have one token: {attempt:?}"
+            );
+            assert!(
+                !accepted.contains(&attempt.slot),
+                "launched again after it succeeded: {attempt:?}"
+            );
+            if attempt.end == Some(AttemptEnd::Succeeded) {
+                accepted.insert(attempt.slot);
+            }
+        }
+        for row in &self.snapshot.steps {
+            match row.state {
+                // A mapped step has attempts of its items only.
+                StepState::Succeeded if row.items.is_none() => {
+                    assert!(accepted.contains(&row.slot), "no result of {row:?}");
+                }
+                StepState::Succeeded | StepState::Skipped => {}
+                other => unreachable!("a step of a run that succeeded is {other}: {row:?}"),
+            }
+        }
+    }
+
+    /// The events are numbered without gaps; what they launched and ended is what the records have.
+    fn check_events(&self) {
+        let (mut states, mut launched, mut ended) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (i, event) in self.events.iter().enumerate() {
+            assert_eq!(event.seq, i as u64 + 1, "numbered without gaps");
+            match &event.kind {
+                EventKind::StepEnded { slot, state, .. } => {
+                    let twice = states.insert(*slot, *state);
+                    assert_eq!(twice, None, "ended twice: {event:?}");
+                }
+                EventKind::AttemptLaunched {
+                    slot,
+                    attempt,
+                    token,
+                } => {
+                    let twice = launched.insert((*slot, *attempt), *token);
+                    assert_eq!(twice, None, "launched twice: {event:?}");
+                }
+                EventKind::AttemptEnded {
+                    slot, attempt, end, ..
+                } => {
+                    let twice = ended.insert((*slot, *attempt), end.clone());
+                    assert_eq!(twice, None, "ended twice: {event:?}");
+                }
+                _ => {}
+            }
+        }
+        let rows = self.snapshot.steps.iter().filter(|s| s.state.is_final());
+        assert_eq!(states, rows.map(|s| (s.slot, s.state)).collect());
+        let rows = self.snapshot.attempts.iter();
+        let rows = rows.map(|a| ((a.slot, a.attempt), a.token));
+        assert_eq!(launched, rows.collect());
+        let rows = self.snapshot.attempts.iter();
+        let rows = rows.filter_map(|a| Some(((a.slot, a.attempt), a.end.clone()?)));
+        assert_eq!(ended, rows.collect());
+    }
 }
 
 impl Watched {
@@ -44,8 +261,8 @@ impl Watched {
         starts
     }
 
-    /// Checks what `status` says while no engine is at work: it knows all that was told, its rows
-    /// agree, and what is held is no more than there is.
+    /// Checks what `status` says while no engine is at work: it knows all that was told, its steps
+    /// and attempts are those of the store, and what is held is no more than there is.
     pub(crate) fn check_between(&mut self, project: &Project, date: &str) {
         let Some(run) = the_run_of(project, date) else {
             assert!(self.told.is_empty(), "a run that told something is listed");
@@ -56,169 +273,64 @@ impl Watched {
             ["queued", "running", "succeeded"].contains(&state),
             "a killed run is {state}: {run}"
         );
-        let id = run["id"].as_str().unwrap();
-        let detail = project.json(&["status", "--json", id]);
-        let rows: BTreeMap<String, &Value> = list(&detail, "rows")
-            .iter()
-            .map(|r| (place(r), r))
-            .collect();
-        let attempts: BTreeMap<(String, u64), &Value> = list(&detail, "attempts")
-            .iter()
-            .map(|a| ((place(a), a["attempt"].as_u64().unwrap()), a))
-            .collect();
-        for event in self.told.values() {
-            match event["kind"].as_str().unwrap() {
-                "step_ended" => assert_eq!(
-                    rows[&place(event)]["state"],
-                    event["state"],
-                    "status forgot what was told: {event}"
-                ),
-                "attempt_launched" => {
-                    let attempt = (place(event), event["attempt"].as_u64().unwrap());
-                    assert_eq!(attempts[&attempt]["token"], event["token"]);
-                }
-                "attempt_ended" => {
-                    let attempt = (place(event), event["attempt"].as_u64().unwrap());
-                    assert_eq!(attempts[&attempt]["end"], event["end"]);
-                }
-                "run_ended" => assert_eq!(run["state"], event["state"]),
-                _ => {}
+        let seen = Seen::look(project, &run);
+        seen.check_status();
+        seen.check_told(&self.told);
+        seen.check_held(project.cores);
+        seen.check_events();
+        self.keep(&seen);
+        let starts = self.starts(project, run["run"].as_str().unwrap());
+        for (place, step) in seen.steps() {
+            if step["state"] == "succeeded" {
+                let label = label(&place);
+                let count = starts.get(&label).copied().unwrap_or_default();
+                let earlier = *self.closed.entry(label.clone()).or_insert(count);
+                assert_eq!(count, earlier, "{label} ran again after it had succeeded");
             }
         }
-        let mut held = 0;
-        for attempt in attempts.values().filter(|a| a["end"].is_null()) {
-            let row = rows[&place(attempt)];
-            assert_eq!(row["state"], "running", "an open attempt of {row}");
-            assert_eq!(
-                row["attempt"], attempt["attempt"],
-                "an open attempt of {row}"
-            );
-            assert_ne!(
-                state, "succeeded",
-                "an ended run has no open attempt: {attempt}"
-            );
-            // In thousandths of a core.
-            held += attempt["resources"]["cpu"].as_u64().unwrap_or_default();
-        }
+    }
+
+    /// No event that was there once is gone or another one.
+    fn keep(&mut self, seen: &Seen) {
         assert!(
-            held <= project.cores * 1_000,
-            "{held} thousandths of a core are held, of {} cores",
-            project.cores
+            seen.events.starts_with(&self.events),
+            "the store had other events: {:?}",
+            self.events
         );
-        let starts = self.starts(project, id);
-        for row in rows.values().filter(|r| r["state"] == "succeeded") {
-            let label = label(&detail, &row["slot"]);
-            let count = starts.get(&label).copied().unwrap_or_default();
-            let earlier = *self.closed.entry(label.clone()).or_insert(count);
-            assert_eq!(count, earlier, "{label} ran again after it had succeeded");
-        }
+        self.events.clone_from(&seen.events);
     }
 
     /// Checks a run that has ended.
     pub(crate) fn check_end(&self, project: &Project, date: &str) {
         let run = the_run_of(project, date).expect("a run that ended is listed");
         assert_eq!(run["state"], "succeeded", "{run}");
-        let id = run["id"].as_str().unwrap();
-        let detail = project.json(&["status", "--json", id]);
-        self.check_accepted(&detail);
-        self.check_events(project, &detail);
-        self.check_notes(project, id, &detail);
-    }
-
-    /// Every step has its end, none has two accepted results, and nothing was launched after one.
-    fn check_accepted(&self, detail: &Value) {
-        let mut accepted: BTreeSet<String> = BTreeSet::new();
-        let mut tokens = BTreeSet::new();
-        for attempt in list(detail, "attempts") {
-            assert!(!attempt["end"].is_null(), "an open attempt: {attempt}");
-            assert!(
-                tokens.insert(attempt["token"].to_string()),
-                "two attempts have one token: {attempt}"
-            );
-            let place = place(attempt);
-            assert!(
-                !accepted.contains(&place),
-                "{place} was launched again after it succeeded"
-            );
-            if attempt["end"] == "succeeded" {
-                accepted.insert(place);
-            }
-        }
-        for row in list(detail, "rows") {
-            match row["state"].as_str().unwrap() {
-                // A mapped step has attempts of its items only.
-                "succeeded" if row["items"].is_null() => {
-                    assert!(accepted.contains(&place(row)), "no result of {row}");
-                }
-                "succeeded" | "skipped" => {}
-                other => unreachable!("a step of a run that succeeded is {other}: {row}"),
-            }
-        }
-    }
-
-    /// The events tell the same story as the rows, and all that was told is among them.
-    fn check_events(&self, project: &Project, detail: &Value) {
-        let path = windlass::project::Project::load(&project.root, None).unwrap();
-        let path = windlass::wiring::store_path(&path.environment).unwrap();
-        let id = detail["run"]["id"].as_str().unwrap().parse().unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let events = runtime.block_on(async {
-            let store = SqliteStore::open_read_only(&path).await.unwrap();
-            store.events(id, 0, 1_000_000).await.unwrap()
-        });
-        let events: Vec<Value> = events
-            .iter()
-            .map(|e| serde_json::to_value(e).unwrap())
-            .collect();
-        for (i, event) in events.iter().enumerate() {
-            assert_eq!(event["seq"], i as u64 + 1, "numbered without gaps");
-        }
-        for (number, told) in &self.told {
-            assert_eq!(&events[*number as usize - 1], told);
-        }
-        let (mut states, mut launched, mut ended) =
-            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for event in &events {
-            let attempt = || (place(event), event["attempt"].to_string());
-            match event["kind"].as_str().unwrap() {
-                "step_ended" => {
-                    let twice = states.insert(place(event), event["state"].clone());
-                    assert_eq!(twice, None, "ended twice: {event}");
-                }
-                "attempt_launched" => {
-                    let twice = launched.insert(attempt(), event["token"].clone());
-                    assert_eq!(twice, None, "launched twice: {event}");
-                }
-                "attempt_ended" => {
-                    let twice = ended.insert(attempt(), event["end"].clone());
-                    assert_eq!(twice, None, "ended twice: {event}");
-                }
-                _ => {}
-            }
-        }
-        let last = events.last().unwrap();
-        assert_eq!(last["kind"], "run_ended");
-        assert_eq!(last["state"], detail["run"]["state"]);
-        let rows = list(detail, "rows").iter();
-        let rows: BTreeMap<_, _> = rows.map(|r| (place(r), r["state"].clone())).collect();
-        assert_eq!(states, rows);
-        let of_rows = |key: &str| -> BTreeMap<_, _> {
-            let attempts = list(detail, "attempts").iter();
-            attempts
-                .map(|a| ((place(a), a["attempt"].to_string()), a[key].clone()))
-                .collect()
-        };
-        assert_eq!(launched, of_rows("token"));
-        assert_eq!(ended, of_rows("end"));
+        let seen = Seen::look(project, &run);
+        seen.check_status();
+        seen.check_told(&self.told);
+        seen.check_accepted();
+        seen.check_events();
+        let last = seen.events.last().map(|e| &e.kind);
+        assert!(
+            matches!(
+                last,
+                Some(EventKind::RunEnded {
+                    state: RunState::Succeeded,
+                    ..
+                })
+            ),
+            "{last:?}"
+        );
+        self.check_notes(project, &seen);
     }
 
     /// No attempt ran twice, none while a later one did, and no step after its success was recorded.
-    fn check_notes(&self, project: &Project, run: &str, detail: &Value) {
+    fn check_notes(&self, project: &Project, seen: &Seen) {
+        let run = seen.snapshot.run.id.to_string();
         let mut latest: BTreeMap<String, u64> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
+        let mut noted = BTreeSet::new();
         let mut ended = BTreeSet::new();
-        for note in project.notes(run) {
-            assert!(seen.insert(note.clone()), "an attempt ran twice: {note:?}");
+        for note in project.notes(&run) {
+            assert!(noted.insert(note.clone()), "an attempt ran twice: {note:?}");
             let (step, attempt, what) = note;
             let highest = latest.entry(step.clone()).or_default();
             assert!(
@@ -230,7 +342,7 @@ impl Watched {
                 ended.insert((step, attempt));
             }
         }
-        let starts = self.starts(project, run);
+        let starts = self.starts(project, &run);
         for (step, count) in &self.closed {
             let now = starts.get(step).copied().unwrap_or_default();
             assert_eq!(now, *count, "{step} ran again after it had succeeded");
@@ -238,10 +350,9 @@ impl Watched {
         if project.notes.is_none() {
             return;
         }
-        for attempt in list(detail, "attempts") {
-            if attempt["end"] == "succeeded" {
-                let label = label(detail, &attempt["slot"]);
-                let number = attempt["attempt"].as_u64().unwrap();
+        for ((place, number), attempt) in seen.attempts() {
+            if attempt["state"] == "succeeded" {
+                let label = label(&place);
                 assert_eq!(latest[&label], number, "a later attempt of {label} ran");
                 assert!(
                     ended.contains(&(label, number)),

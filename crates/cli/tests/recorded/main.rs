@@ -97,20 +97,33 @@ fn proved(path: &Path, isolation: &str) -> (Instance, Vec<Value>) {
         .filter(|line: &Value| line.get("seq").is_some())
         .collect();
     let edges: Edges = told.declared.union(&told.by_files()).copied().collect();
-    check_order(&told, &edges, &events);
-    check_files(&told, &project, pipeline);
+    let detail = run(&["status", "--json", pipeline], &project);
+    let detail: Value = serde_json::from_str(&detail).unwrap();
+    let steps = steps(&detail);
+    assert_eq!(steps.len(), told.tasks.len());
+    check_order(&told, &edges, &steps, &events);
+    check_files(&told, &project, pipeline, &steps, &detail);
     (told, events)
 }
 
+/// Returns the names of the steps, in the order of the tasks that they come from.
+fn steps(detail: &Value) -> Vec<&str> {
+    let steps = detail["steps"].as_array().unwrap().iter();
+    steps.map(|s| s["step"].as_str().unwrap()).collect()
+}
+
 /// Each task was launched once, after all that it waits for had ended, and ended well.
-fn check_order(told: &Instance, edges: &Edges, events: &[Value]) {
+fn check_order(told: &Instance, edges: &Edges, steps: &[&str], events: &[Value]) {
     let count = told.tasks.len();
     let (mut launched, mut ended) = (vec![None; count], vec![None; count]);
     for (i, event) in events.iter().enumerate() {
         let seq = event["seq"].as_u64().unwrap();
         assert_eq!(seq, i as u64 + 1, "events are numbered without gaps");
-        let step = || event["slot"]["step"].as_u64().unwrap() as usize;
-        let (times, at) = match event["kind"].as_str().unwrap() {
+        let step = || {
+            let name = event["step"].as_str().unwrap();
+            steps.iter().position(|s| *s == name).unwrap()
+        };
+        let (times, at) = match event["event"].as_str().unwrap() {
             "attempt_launched" => (&mut launched, step()),
             "step_ended" => {
                 assert_eq!(event["state"], "succeeded", "{event}");
@@ -123,7 +136,7 @@ fn check_order(told: &Instance, edges: &Edges, events: &[Value]) {
     }
     let last = events.last().unwrap();
     assert_eq!(
-        (&last["kind"], &last["state"]),
+        (&last["event"], &last["state"]),
         (&"run_ended".into(), &"succeeded".into())
     );
     for i in 0..count {
@@ -151,21 +164,15 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Each task wrote its files, as large as they should be and with its own id in them.
-fn check_files(told: &Instance, project: &Path, pipeline: &str) {
-    let status = run(&["status", "--json", "--limit", "1"], project);
-    let status: Value = serde_json::from_str(&status).unwrap();
-    let run_id = status[0]["id"].as_str().unwrap();
-    let detail = run(&["status", "--json", run_id], project);
-    let detail: Value = serde_json::from_str(&detail).unwrap();
-    let steps = detail["steps"].as_array().unwrap();
-    assert_eq!(steps.len(), told.tasks.len());
+fn check_files(told: &Instance, project: &Path, pipeline: &str, steps: &[&str], detail: &Value) {
+    let run_id = detail["run"].as_str().unwrap();
     let run_folder = project.join(format!(
         ".windlass/dev/runs/{pipeline}/runs/{DATE}/{run_id}"
     ));
     for (task, step) in told.tasks.iter().zip(steps) {
         let outputs = run_folder
             .join("steps")
-            .join(step.as_str().unwrap())
+            .join(step)
             .join("attempts/1/outputs");
         let mut wanted: Vec<u64> = task
             .outputs
