@@ -180,6 +180,8 @@ pub(crate) struct Driver {
     pub(crate) later: Vec<(RunId, Input)>,
     /// Signals that nobody needs any more.
     pub(crate) idle_signals: Vec<SignalId>,
+    /// Signals that were carried out, while one that is read meanwhile may be among them.
+    pub(crate) taken_signals: HashSet<SignalId>,
     pub(crate) draining: Option<oneshot::Sender<()>>,
     pub(crate) closed: bool,
 }
@@ -240,6 +242,7 @@ impl Driver {
             parked: Vec::new(),
             later: Vec::new(),
             idle_signals: Vec::new(),
+            taken_signals: HashSet::new(),
             draining: None,
             closed: false,
         }

@@ -23,6 +23,8 @@ impl Driver {
                 _ => self.take_signal(seen.signal),
             }
         }
+        // The next ones are read when all this is in, and none of them is among those.
+        self.taken_signals.clear();
         self.gate.told.push(reply);
     }
 
@@ -41,6 +43,10 @@ impl Driver {
         let Some(active) = self.runs.get_mut(&run) else {
             return;
         };
+        // One that came with its run may have been read once more before that was in.
+        if !self.taken_signals.insert(signal.clone()) {
+            return;
+        }
         active.dirty.signals.push(signal);
         self.touched.push(run);
         self.apply(run, input);
