@@ -36,8 +36,14 @@ pub enum Signal {
         /// The run.
         run: RunId,
     },
+    /// Go on with an unfinished run that no engine has, and with the runs that its steps started.
+    /// Whoever leaves it knows that one engine at a time has the store.
+    Adopt {
+        /// The run.
+        run: RunId,
+    },
     /// Start a run, or do nothing if its key has one. An engine that doesn't have this very
-    /// version of the pipeline leaves the signal to another.
+    /// version of the pipeline, or is another environment's, leaves the signal to another.
     Start(Box<StartSignal>),
 }
 
@@ -97,7 +103,10 @@ impl Signal {
     #[must_use]
     pub const fn run(&self) -> Option<RunId> {
         match self {
-            Self::Cancel { run, .. } | Self::Pause { run } | Self::Resume { run } => Some(*run),
+            Self::Cancel { run, .. }
+            | Self::Pause { run }
+            | Self::Resume { run }
+            | Self::Adopt { run } => Some(*run),
             Self::Start(_) => None,
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{broadcast, mpsc};
-use windlass_core::run_store::{RunQuery, RunStore};
+use windlass_core::run_store::{RunQuery, RunStore, StoreError};
 use windlass_core::{
     CancelSignal, CancelTrigger, Checks, Clock, ComputeTarget, Expressions, IdSource,
     Implementations, LiteralsOnly, LogicalName, Notifier, Quota, Reactor, Resources, RunId,
@@ -409,10 +409,10 @@ impl EngineBuilder {
 }
 
 /// Reads unfinished runs, each with what an engine needs to go on with it.
-async fn unfinished(
+pub(crate) async fn unfinished(
     store: &dyn RunStore,
     only: Option<&BTreeSet<RunId>>,
-) -> Result<Vec<Unfinished>, Error> {
+) -> Result<Vec<Unfinished>, StoreError> {
     let runs = store.runs(&RunQuery::unfinished()).await?;
     let mut signals: BTreeMap<RunId, Vec<SignalRecord>> = BTreeMap::new();
     for signal in store.signals(u32::MAX).await? {

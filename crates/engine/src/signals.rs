@@ -3,13 +3,15 @@
 //! The driver carries a signal out in the transition that removes it, and answers once that is in,
 //! so none is carried out twice. What is for a run of another engine is left alone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{RunSnapshot, RunStore, StoreError};
-use windlass_core::{ClockExt, Signal, SignalRecord, error_chain};
+use windlass_core::{ClockExt, RunId, Signal, SignalRecord, error_chain};
 
-use crate::driver::Message;
+use crate::builder::unfinished;
+use crate::driver::{Message, Unfinished};
 use crate::engine::Core;
 
 /// Signals read at once.
@@ -23,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) over: bool,
     /// The run that is to be rerun, where it asks for that.
     pub(crate) before: Option<RunSnapshot>,
+    /// The runs that are to be taken over, where it asks for that.
+    pub(crate) adopt: Vec<Unfinished>,
 }
 
 /// Runs until the engine is closed.
@@ -31,7 +35,7 @@ pub(crate) async fn run(core: Arc<Core>, inbox: mpsc::Sender<Message>) {
         return;
     };
     loop {
-        if let Err(error) = look(&*store, &inbox).await {
+        if let Err(error) = look(&core, &*store, &inbox).await {
             tracing::warn!(error = %error_chain(&error), "signals can't be read");
         }
         let rest = core.clock.sleep(core.settings.signal_interval);
@@ -42,14 +46,19 @@ pub(crate) async fn run(core: Arc<Core>, inbox: mpsc::Sender<Message>) {
     }
 }
 
-async fn look(store: &dyn RunStore, inbox: &mpsc::Sender<Message>) -> Result<(), StoreError> {
+async fn look(
+    core: &Core,
+    store: &dyn RunStore,
+    inbox: &mpsc::Sender<Message>,
+) -> Result<(), StoreError> {
     let signals = store.signals(PAGE).await?;
     if signals.is_empty() {
         return Ok(());
     }
     let mut seen: Vec<Seen> = Vec::with_capacity(signals.len());
     for signal in signals {
-        seen.push(see(store, signal).await?);
+        // One for another environment is left to its engine: other names stand for other things.
+        seen.extend(see(core, store, inbox, signal).await?);
     }
     let (reply, done) = oneshot::channel();
     if inbox.send(Message::Signals(seen, reply)).await.is_ok() {
@@ -59,11 +68,28 @@ async fn look(store: &dyn RunStore, inbox: &mpsc::Sender<Message>) -> Result<(),
     Ok(())
 }
 
-async fn see(store: &dyn RunStore, signal: SignalRecord) -> Result<Seen, StoreError> {
+/// Returns the runs that are live here; `None` if the engine is closing.
+async fn live(inbox: &mpsc::Sender<Message>) -> Option<Vec<RunId>> {
+    let (reply, live) = oneshot::channel();
+    inbox.send(Message::Live(reply)).await.ok()?;
+    live.await.ok()
+}
+
+async fn see(
+    core: &Core,
+    store: &dyn RunStore,
+    inbox: &mpsc::Sender<Message>,
+    signal: SignalRecord,
+) -> Result<Option<Seen>, StoreError> {
+    let ours = &core.settings.environment;
     let mut over = false;
     let mut before = None;
+    let mut adopt = Vec::new();
     match &signal.signal {
         Signal::Start(wanted) => {
+            if wanted.environment != *ours {
+                return Ok(None);
+            }
             if let Some(rerun) = &wanted.rerun {
                 before = store.snapshot(rerun.run).await?;
                 over = before.is_none();
@@ -72,13 +98,27 @@ async fn see(store: &dyn RunStore, signal: SignalRecord) -> Result<Seen, StoreEr
         other => {
             if let Some(run) = other.run() {
                 let found = store.run(run).await?;
-                over = found.is_none_or(|r| r.state.is_final());
+                over = found.as_ref().is_none_or(|r| r.state.is_final());
+                if matches!(other, Signal::Adopt { .. }) && !over {
+                    if found.is_some_and(|r| r.environment != *ours) {
+                        return Ok(None);
+                    }
+                    // Asked before the rows are read: one that is live may have ended by then.
+                    let Some(live) = live(inbox).await else {
+                        return Ok(None);
+                    };
+                    if !live.contains(&run) {
+                        adopt = unfinished(store, Some(&BTreeSet::from([run]))).await?;
+                        adopt.retain(|u| !live.contains(&u.snapshot.run.id));
+                    }
+                }
             }
         }
     }
-    Ok(Seen {
+    Ok(Some(Seen {
         signal,
         over,
         before,
-    })
+        adopt,
+    }))
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use windlass_core::run_store::RunSnapshot;
 use windlass_core::{RunId, Signal, SignalId, SignalRecord, StartSignal};
 
-use super::Driver;
+use super::{Driver, Unfinished};
 use crate::decide::Input;
 use crate::handle::{Before, RunRequest};
 use crate::signals::Seen;
@@ -20,6 +20,7 @@ impl Driver {
                 Signal::Start(wanted) => {
                     self.start_by_signal(*wanted, seen.before, seen.signal.id);
                 }
+                Signal::Adopt { .. } => self.adopt_by_signal(seen.adopt, seen.signal.id),
                 _ => self.take_signal(seen.signal),
             }
         }
@@ -50,6 +51,24 @@ impl Driver {
         active.dirty.signals.push(signal);
         self.touched.push(run);
         self.apply(run, input);
+    }
+
+    /// Takes runs over that were left by another engine.
+    fn adopt_by_signal(&mut self, runs: Vec<Unfinished>, signal: SignalId) {
+        if self.draining.is_some() {
+            return;
+        }
+        for unfinished in runs {
+            let run = unfinished.snapshot.run.id;
+            // Two signals that were read at once may name it.
+            if self.runs.contains_key(&run) {
+                continue;
+            }
+            if let Err(error) = self.adopt(unfinished) {
+                tracing::warn!(%error, %run, "a run can't be taken over");
+            }
+        }
+        self.idle_signals.push(signal);
     }
 
     fn start_by_signal(
