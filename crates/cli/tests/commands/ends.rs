@@ -106,16 +106,3 @@ fn an_engine_that_can_not_work_ends_with_4() {
     );
     project.run(&["status"]).expect(4);
 }
-
-#[test]
-fn a_store_that_another_engine_holds_ends_with_4_and_names_it() {
-    let project = of_command("sleep 60");
-    let mut run = project.start(&["run", "work", "--json"]);
-    run.event("attempt_started", Some("a"));
-    let done = project.run(&["run", "work"]).expect(4);
-    assert!(
-        done.err.contains(&format!("process {}", run.child.id())),
-        "{}",
-        done.err
-    );
-}
