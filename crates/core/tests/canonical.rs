@@ -223,7 +223,9 @@ fn steps() -> impl Strategy<Value = StepSpec> {
                     .fold(Resources::new(), |r, (name, n)| r.named(name, *n));
                 p.retry = retry.unwrap_or_default();
                 p.timeouts = limit.map_or_else(Timeouts::new, |d| {
-                    Timeouts::new().run(d).with(TimeoutKind::Queue, d * 2)
+                    Timeouts::new()
+                        .run(d)
+                        .with(TimeoutKind::Queue, d.saturating_mul(2))
                 });
                 p.allow_failure = allow_failure;
                 p.idempotent = idempotent;
