@@ -102,7 +102,8 @@ impl ParamSpec {
 }
 
 fn shown(value: &Value) -> String {
-    let text = value.to_string();
+    // JSON escapes the control characters below a space, but neither delete nor those above.
+    let text = value.to_string().replace(char::is_control, "\u{fffd}");
     if text.chars().count() > 60 {
         format!("{}…", text.chars().take(60).collect::<String>())
     } else {
@@ -168,5 +169,20 @@ pub fn resolve_params(
         Ok(resolved)
     } else {
         Err(problems)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_shown_without_its_control_characters() {
+        let mut spec = ParamSpec::default();
+        spec.kind = ParamType::Integer;
+        let said = spec.check(&Value::from("2\u{7f}\u{9b}\u{1b}")).unwrap_err();
+        assert!(!said.contains(char::is_control), "{said:?}");
+        let said = spec.parse("2\u{7f}\u{9b}\u{1b}").unwrap_err();
+        assert!(!said.contains(char::is_control), "{said:?}");
     }
 }
