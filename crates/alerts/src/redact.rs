@@ -85,20 +85,20 @@ impl Redactor {
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for value in &self.known {
-            if text.contains(value.as_str()) {
-                text = text.replace(value.as_str(), MASK);
-            }
-        }
         // What is masked may have hidden a pattern around it, such as a `/` in front of an `@`.
         for _ in 0..MOST_PASSES {
-            let masked = patterns::mask(&text);
+            let masked = patterns::mask(&self.without_known(&text));
             if masked == text {
                 break;
             }
             text = masked;
         }
         text
+    }
+
+    fn without_known(&self, text: &str) -> String {
+        let found = self.known.iter().filter(|v| text.contains(v.as_str()));
+        found.fold(text.to_owned(), |text, value| text.replace(value, MASK))
     }
 
     /// Returns the notification with every free text redacted: title, body, owner and facts.
@@ -186,6 +186,13 @@ mod tests {
         let once = Redactor::patterns().redact(text);
         assert_eq!(Redactor::patterns().redact(&once), once);
         assert!(!once.contains("z@"), "{once}");
+    }
+
+    #[test]
+    fn a_value_that_the_mask_completes_goes_too() {
+        let r = Redactor::new([Secret::new("*hunter")]);
+        let once = r.redact("*hunterhunter2");
+        assert_eq!(r.redact(&once), once);
     }
 
     #[test]
