@@ -20,8 +20,11 @@ pub use project::{environment_file, pipeline_file, project_file, template_file};
 pub use spec::spec;
 pub use talk::{answer, control, redaction};
 
+/// A target: takes any bytes, and panics if something doesn't hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("amounts", amounts),
     ("answer", answer),
     ("control", control),

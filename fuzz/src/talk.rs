@@ -46,13 +46,16 @@ pub fn redaction(bytes: &[u8]) {
     let first = text.lines().next().unwrap_or_default().trim();
     let redactor = Redactor::new([Secret::new(SECRET), Secret::new(first)]);
     let once = redactor.redact(&text);
-    assert_eq!(
-        redactor.redact(&once),
-        once,
-        "the second time it is another text"
-    );
+    // The mask may complete a value that has its character, again and again.
+    if !first.contains('*') {
+        assert_eq!(
+            redactor.redact(&once),
+            once,
+            "the second time it is another text"
+        );
+    }
     assert!(!once.contains(SECRET), "{once}");
-    if first.chars().count() >= Redactor::SHORTEST && !"***".contains(first) {
+    if first.chars().count() >= Redactor::SHORTEST && !first.contains('*') {
         assert!(!once.contains(first), "{once}");
     }
 }

@@ -178,8 +178,10 @@ mod tests {
 
     #[test]
     fn a_value_is_shown_without_its_control_characters() {
-        let mut spec = ParamSpec::default();
-        spec.kind = ParamType::Integer;
+        let spec = ParamSpec {
+            kind: ParamType::Integer,
+            ..Default::default()
+        };
         let said = spec.check(&Value::from("2\u{7f}\u{9b}\u{1b}")).unwrap_err();
         assert!(!said.contains(char::is_control), "{said:?}");
         let said = spec.parse("2\u{7f}\u{9b}\u{1b}").unwrap_err();
