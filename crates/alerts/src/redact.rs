@@ -6,8 +6,8 @@
 //! taking out an empty or one-letter value would destroy every text and hide nothing.
 //!
 //! Redacting is a fold over text without state: the same text gives the same result, and redacting
-//! twice changes nothing more (but for a value that begins or ends like the mask). It deliberately knows no file, no environment and no entropy guess:
-//! a digest in a message is worth reading.
+//! twice changes nothing more (but for a value that begins or ends like the mask). It deliberately
+//! knows no file, no environment and no entropy guess: a digest in a message is worth reading.
 
 use std::fmt;
 
