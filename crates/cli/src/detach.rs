@@ -4,7 +4,7 @@
 //! writes to a log file beside the store. The parent waits for that one line only.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitCode, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -58,16 +58,22 @@ pub(crate) fn start(
         .spawn()
         .map_err(|e| failed("start a process", e))?;
     let mut line = String::new();
-    if let Some(said) = child.stdout.take() {
-        BufReader::new(said)
-            .read_line(&mut line)
+    let said = child.stdout.take();
+    let mut said = said.map(BufReader::new);
+    if let Some(said) = &mut said {
+        said.read_line(&mut line)
             .map_err(|e| failed("hear from the process", e))?;
     }
     let Ok(mut began) = serde_json::from_str::<Began>(&line) else {
-        // It ended without a run, and its log says why.
+        // It ended without a run of its own, and says why as it would in the foreground.
+        if let Some(said) = &mut said {
+            said.read_to_string(&mut line)
+                .map_err(|e| failed("hear from the process", e))?;
+        }
         let status = child
             .wait()
             .map_err(|e| failed("wait for the process", e))?;
+        print::out(&line);
         eprint!("{}", std::fs::read_to_string(&log).unwrap_or_default());
         let code = status.code().and_then(|c| u8::try_from(c).ok());
         return Ok(ExitCode::from(code.unwrap_or(4)));

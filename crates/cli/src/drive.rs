@@ -5,6 +5,8 @@
 //! has it, this one leaves a signal there, follows the run through the store, and takes over itself
 //! should that process end first.
 
+mod other;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,23 +18,23 @@ use windlass::run_store::{EventKind, EventRecord, RerunOf, RunRecord, RunStore};
 use windlass::wiring::{Variables, Wired};
 use windlass::{
     Checks, Clock, ClockExt, Engine, IdSource, Implementations, Json, LogicalDate, Pipeline,
-    PipelineSpec, RunHandle, RunId, RunKey, RunRequest, RunSummary, Signal, SignalId, SignalRecord,
-    SqliteStore, StartSignal, SystemClock, SystemIds, Timestamp, resolve_params,
+    PipelineSpec, RunHandle, RunId, RunKey, RunRequest, RunState, RunSummary, Signal, SignalId,
+    SignalRecord, SqliteStore, StartSignal, SystemClock, SystemIds, resolve_params,
 };
 
+use self::other::Other;
 use crate::commands::Failure;
 use crate::json::{self, Names};
 use crate::progress::{Look, Show};
+use crate::stored::Waits;
 use crate::{print, summary};
 
 /// How long the engine may take to end when the run has: notifications are on their way.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Notifications that are counted at most.
+const TOLD: u32 = 1_000;
 /// How often the store is looked at for what another process does.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
-/// How long another process may take to begin with a run before that is worth a word.
-const SLOW: Duration = Duration::from_secs(3);
-/// Events read at once.
-const PAGE: u32 = 1_000;
 
 /// What is to be done with which run.
 #[derive(Debug, Clone)]
@@ -204,8 +206,8 @@ impl Drive<'_> {
             }
         };
         self.conclude(&*store, &end, shown).await?;
-        stay_for_others(&engine, stops).await?;
         deliver(&*store, stops).await?;
+        stay_for_others(&engine, &*store, stops).await?;
         engine.drain(DRAIN).await?;
         Ok(end)
     }
@@ -222,7 +224,10 @@ impl Drive<'_> {
             };
         wired.builder = wired.builder.adopt_only([]);
         let engine = wired.start(self.project).await?;
-        deliver(store, &mut Stops::listen()?).await?;
+        let mut stops = Stops::listen()?;
+        deliver(store, &mut stops).await?;
+        // Somebody may have asked this engine for a run meanwhile.
+        stay_for_others(&engine, store, &mut stops).await?;
         Ok(engine.drain(DRAIN).await?)
     }
 
@@ -263,11 +268,14 @@ impl Drive<'_> {
         shown: &mut Shown,
     ) -> Result<(), Failure> {
         shown.end();
+        if !self.look.summary {
+            return Ok(());
+        }
         if self.look.json {
             let now = SystemClock::new().now();
             print::out(&format!("{}\n", json::outcome_line(end, false, now)));
         } else if let Some(snapshot) = store.snapshot(end.run).await? {
-            print::out(&summary::text(&snapshot, self.project));
+            print::out(&summary::text(&snapshot, self.project, &Waits::new()));
         }
         Ok(())
     }
@@ -285,130 +293,9 @@ impl Drive<'_> {
             SystemClock::new().sleep(LOOK).await;
             return Ok(None);
         };
-        let mut other = Other {
-            drive: self,
-            store,
-            asked: None,
-            interrupts: 0,
-            since: SystemClock::new().now(),
-            slow_told: false,
-        };
-        if let Goal::Start(start) = goal
-            && other.run_of(goal).await?.is_none()
-        {
-            let signal = Signal::Start(Box::new(start.signal.clone()));
-            other.asked = Some(leave(&other.store, signal).await?);
-        }
-        other.follow(goal, shown, stops, began).await
-    }
-}
-
-/// A run in another process.
-struct Other<'a> {
-    drive: &'a Drive<'a>,
-    store: SqliteStore,
-    /// The wish for a run that nobody took yet.
-    asked: Option<SignalId>,
-    interrupts: u32,
-    since: Timestamp,
-    slow_told: bool,
-}
-
-impl Other<'_> {
-    async fn run_of(&self, goal: &Goal) -> Result<Option<RunRecord>, Failure> {
-        Ok(match goal {
-            Goal::Start(start) => self.store.run_by_key(&start.key).await?,
-            Goal::GoOn(run) => self.store.run(*run).await?,
-        })
-    }
-
-    async fn follow(
-        &mut self,
-        goal: &Goal,
-        shown: &mut Shown,
-        stops: &mut Stops,
-        began: &mut impl FnMut(&RunRecord),
-    ) -> Result<Option<RunSummary>, Failure> {
-        let clock = SystemClock::new();
-        loop {
-            // The holder first: what it did before it ended is in the store.
-            let holder = holder(self.drive.project)?;
-            let run = self.run_of(goal).await?;
-            if let Some(run) = &run {
-                if shown.show.is_none() {
-                    began(run);
-                    let names = Names::of_run(&self.store, run.id).await?;
-                    shown.begin(self.drive, run, names, self.asked.is_some());
-                    let who = holder.as_deref().unwrap_or("another process");
-                    shown.note(&format!("{who} runs it"));
-                }
-                self.show_events(run.id, shown).await?;
-                if run.state.is_final() {
-                    let end = RunSummary::of_record(run);
-                    self.drive.conclude(&self.store, &end, shown).await?;
-                    return Ok(Some(end));
-                }
-            } else if !self.slow_told && clock.now().since(self.since) > SLOW {
-                self.slow_told = true;
-                let who = holder.as_deref().unwrap_or("another process");
-                eprintln!(
-                    "note: waits for {who}, which has the store and doesn't take the run: it has other files, or is about to end"
-                );
-            }
-            if holder.is_none() {
-                return Ok(None);
-            }
-            tokio::select! {
-                () = clock.sleep(LOOK) => {}
-                _ = stops.interrupt.recv() => self.interrupt(run.as_ref(), shown).await?,
-                _ = stops.terminate.recv() => return Err(self.give_up(run.as_ref()).await?),
-            }
-        }
-    }
-
-    async fn show_events(&self, run: RunId, shown: &mut Shown) -> Result<(), Failure> {
-        loop {
-            let events = self.store.events(run, shown.last, PAGE).await?;
-            let whole = events.len() as u32 == PAGE;
-            events.iter().for_each(|e| shown.event(e));
-            if !whole {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn interrupt(
-        &mut self,
-        run: Option<&RunRecord>,
-        shown: &mut Shown,
-    ) -> Result<(), Failure> {
-        let Some(run) = run else {
-            return Err(self.give_up(None).await?);
-        };
-        self.interrupts += 1;
-        shown.note(cancel_note(self.interrupts));
-        let reason = "interrupted at the terminal".to_owned();
-        leave(
-            &self.store,
-            Signal::Cancel {
-                run: run.id,
-                reason,
-            },
-        )
-        .await?;
-        Ok(())
-    }
-
-    /// Takes back what was asked for, if nobody took it yet.
-    async fn give_up(&self, run: Option<&RunRecord>) -> Result<Failure, Failure> {
-        match (run, &self.asked) {
-            (Some(run), _) => return Ok(stopped(run.id)),
-            (None, Some(asked)) => self.store.withdraw(asked).await?,
-            (None, None) => {}
-        }
-        Ok(Failure::engine(
-            "stopped before the run began; nothing was started",
-        ))
+        Other::new(self, store)
+            .follow(goal, shown, stops, began)
+            .await
     }
 }
 
@@ -497,19 +384,28 @@ impl Stops {
     }
 }
 
-/// Stays while runs that other processes asked for are live here; Ctrl-C leaves them to those.
-async fn stay_for_others(engine: &Engine, stops: &mut Stops) -> Result<(), Failure> {
+/// Stays while runs that other processes asked for are live here; Ctrl-C leaves them to those. A
+/// paused one is waited for until nothing of it runs any more: from then on it needs no engine.
+async fn stay_for_others(
+    engine: &Engine,
+    store: &dyn RunStore,
+    stops: &mut Stops,
+) -> Result<(), Failure> {
     let clock = SystemClock::new();
     let mut told = false;
     loop {
-        let live = engine.live_runs().await?.len();
+        let mut live = 0;
+        for run in engine.live_runs().await? {
+            live += usize::from(needs_an_engine(store, run).await?);
+        }
         if live == 0 {
             return Ok(());
         }
         if !told {
             told = true;
+            let runs = if live == 1 { "run" } else { "runs" };
             eprintln!(
-                "note: stays for {live} more that other commands asked for; Ctrl-C leaves them to those"
+                "note: stays for {live} {runs} that other commands asked for; Ctrl-C leaves them to those"
             );
         }
         tokio::select! {
@@ -526,7 +422,7 @@ async fn deliver(store: &dyn RunStore, stops: &mut Stops) -> Result<(), Failure>
     let clock = SystemClock::new();
     let until = clock.now().after(DRAIN);
     loop {
-        let left = store.outbox(PAGE).await?;
+        let left = store.outbox(TOLD).await?;
         let Some(first) = left.first() else {
             return Ok(());
         };
@@ -546,8 +442,17 @@ async fn deliver(store: &dyn RunStore, stops: &mut Stops) -> Result<(), Failure>
     }
 }
 
+async fn needs_an_engine(store: &dyn RunStore, run: RunId) -> Result<bool, Failure> {
+    let record = store.run(run).await?;
+    if record.is_none_or(|r| r.state != RunState::Paused) {
+        return Ok(true);
+    }
+    let snapshot = store.snapshot(run).await?;
+    Ok(snapshot.is_some_and(|s| s.attempts.iter().any(|a| a.end.is_none())))
+}
+
 /// Returns the run at the top of the line of parents.
-async fn root_of(store: &dyn RunStore, run: RunId) -> Result<RunId, Failure> {
+pub(crate) async fn root_of(store: &dyn RunStore, run: RunId) -> Result<RunId, Failure> {
     let mut root = run;
     while let Some(parent) = store.run(root).await?.and_then(|r| r.parent) {
         root = parent.0;

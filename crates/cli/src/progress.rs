@@ -34,6 +34,28 @@ pub(crate) struct Look {
     pub(crate) json: bool,
     /// Otherwise how, on standard error.
     pub(crate) progress: Progress,
+    /// Whether to end with what stays: the summary, or the last line of JSON.
+    pub(crate) summary: bool,
+}
+
+impl Look {
+    /// For people, or for programs an event a line.
+    pub(crate) const fn new(json: bool, progress: Progress) -> Self {
+        Self {
+            json,
+            progress,
+            summary: true,
+        }
+    }
+
+    /// Nothing at all: the command has an object of its own.
+    pub(crate) const fn nothing() -> Self {
+        Self {
+            json: false,
+            progress: Progress::None,
+            summary: false,
+        }
+    }
 }
 
 /// Shows a run.

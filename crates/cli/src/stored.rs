@@ -1,106 +1,41 @@
 //! A run as its rows tell it, for readers beside an engine: what waits for what, who is at work, and
 //! the objects of `status --json`.
 //!
-//! An engine knows more (who holds the quota that a step waits for); rows are all there is when none
-//! is at work, and they are never older than the last commit.
+//! Rows are all there is when no engine is at work, and they are never older than the last commit.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use windlass::project::Jinja;
-use windlass::run_store::{AttemptEnd, AttemptRecord, RunRecord, RunSnapshot, StepRecord};
-use windlass::{
-    Action, Checks, Failure, Graph, Implementations, Pipeline, RunState, Slot, StepState,
-    WaitReason,
+use windlass::project::Project;
+use windlass::run_store::{
+    AttemptEnd, AttemptRecord, RunRecord, RunSnapshot, RunStore, StepRecord,
 };
+use windlass::{Failure, RunState, Slot, StepState, error_chain};
 
 use crate::json::{Names, UsageFields, end_word};
 
-/// Predecessors of a step that are named.
-const NAMED: usize = 10;
+/// What steps wait for, by their place.
+pub(crate) type Waits = BTreeMap<Slot, String>;
 
-/// Returns what each step that has not ended and doesn't run waits for.
-pub(crate) fn waits(snapshot: &RunSnapshot) -> BTreeMap<Slot, String> {
-    let mut waits = BTreeMap::new();
-    if snapshot.run.state.is_final() {
-        return waits;
+/// Returns what each step of a run waits for that could go on but doesn't.
+pub(crate) async fn waits(project: &Project, store: Arc<dyn RunStore>, run: &RunRecord) -> Waits {
+    if run.state.is_final() {
+        return Waits::new();
     }
-    let spec = &snapshot.version.spec;
-    let language = Jinja::new();
-    // It was valid when the run started; a release that sees it otherwise shows less.
-    let checks = Checks::new(&language);
-    let Ok(pipeline) = Pipeline::new((**spec).clone(), Implementations::new(), &checks) else {
-        return waits;
-    };
-    let rows: BTreeMap<Slot, &StepRecord> = snapshot.steps.iter().map(|s| (s.slot, s)).collect();
-    let graph = pipeline.graph();
-    let whole = (0..graph.len()).map(Slot::step);
-    for slot in whole.chain(rows.keys().copied().filter(|s| s.item.is_some())) {
-        let row = rows.get(&slot).copied();
-        if let Some(why) = why(&pipeline, graph, &rows, slot, row, snapshot.run.state) {
-            waits.insert(slot, why);
+    match windlass::wiring::explain(project, store, run.id).await {
+        Ok(explained) => {
+            let waits = explained.into_iter();
+            waits.map(|e| (e.slot, e.reason.to_string())).collect()
+        }
+        // The rest of it is true all the same.
+        Err(e) => {
+            let why = error_chain(&e);
+            eprintln!("note: what steps wait for can't be told: {why}");
+            Waits::new()
         }
     }
-    waits
-}
-
-fn why(
-    pipeline: &Pipeline,
-    graph: &Graph,
-    rows: &BTreeMap<Slot, &StepRecord>,
-    slot: Slot,
-    row: Option<&StepRecord>,
-    run: RunState,
-) -> Option<String> {
-    let step = pipeline.step(slot.step);
-    let wake = row.and_then(|r| r.wake_at);
-    let reason = match row.map_or(StepState::Pending, |r| r.state) {
-        StepState::Pending if slot.item.is_none() => predecessors(pipeline, graph, rows, slot.step)
-            .or_else(|| (run == RunState::Paused).then_some(WaitReason::Paused))?,
-        StepState::Unknown => WaitReason::Resolution,
-        StepState::Ready | StepState::Waiting | StepState::Retrying if run == RunState::Paused => {
-            WaitReason::Paused
-        }
-        StepState::Retrying => WaitReason::Backoff { until: wake? },
-        StepState::Waiting if matches!(step.action, Action::Wait(_)) => {
-            WaitReason::Time { until: wake? }
-        }
-        StepState::Waiting => {
-            let pool = step.policy.pool.as_ref().map_or("default", |p| p.as_str());
-            return Some(format!("waits for room in pool {pool}"));
-        }
-        _ => return None,
-    };
-    Some(reason.to_string())
-}
-
-/// Returns the steps before one that have not ended; all of the graph for a `finally` step.
-fn predecessors(
-    pipeline: &Pipeline,
-    graph: &Graph,
-    rows: &BTreeMap<Slot, &StepRecord>,
-    step: u32,
-) -> Option<WaitReason> {
-    let ended = |step: &u32| {
-        rows.get(&Slot::step(*step))
-            .is_some_and(|r| r.state.is_final())
-    };
-    let before = graph.predecessors(step).iter().map(|p| p.step);
-    let open: Vec<u32> = if graph.is_finally(step) {
-        let all = (0..graph.finally_start()).chain(before);
-        all.filter(|s| !ended(s)).collect()
-    } else {
-        before.filter(|s| !ended(s)).collect()
-    };
-    (!open.is_empty()).then(|| WaitReason::Predecessors {
-        steps: open
-            .iter()
-            .take(NAMED)
-            .map(|s| pipeline.step(*s).name.clone())
-            .collect(),
-        count: open.len() as u32,
-    })
 }
 
 /// A run, as `status --json` prints it.
@@ -183,9 +118,8 @@ struct Detail<'a> {
 }
 
 /// Returns a run with its steps and attempts.
-pub(crate) fn detail(snapshot: &RunSnapshot, engine_at_work: bool) -> String {
+pub(crate) fn detail(snapshot: &RunSnapshot, waits: &Waits, engine_at_work: bool) -> String {
     let names = Names::of(&snapshot.version.spec);
-    let waits = waits(snapshot);
     let rows: BTreeMap<Slot, &StepRecord> = snapshot.steps.iter().map(|s| (s.slot, s)).collect();
     // A step to which nothing happened yet has no row.
     let whole = (0..names.len()).map(Slot::step);

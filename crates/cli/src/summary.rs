@@ -10,6 +10,7 @@ use windlass::units::format_bytes;
 use windlass::{Clock, RunFolder, Slot, StepState, SystemClock, Timestamp};
 
 use crate::print::{Colour, took};
+use crate::stored::Waits;
 
 /// One row of the summary.
 struct Row {
@@ -60,8 +61,7 @@ fn note(step: Option<&StepRecord>, wait: Option<&String>) -> String {
     }
 }
 
-fn rows(snapshot: &RunSnapshot) -> Vec<Row> {
-    let waits = crate::stored::waits(snapshot);
+fn rows(snapshot: &RunSnapshot, waits: &Waits) -> Vec<Row> {
     let now = SystemClock::new().now();
     let row = |(i, spec): (usize, &windlass::StepSpec)| {
         let index = i as u32;
@@ -109,9 +109,9 @@ fn rows(snapshot: &RunSnapshot) -> Vec<Row> {
         .collect()
 }
 
-/// Returns the summary as text.
-pub(crate) fn text(snapshot: &RunSnapshot, project: &Project) -> String {
-    let rows = rows(snapshot);
+/// Returns the summary as text, with what steps of a run that has not ended wait for.
+pub(crate) fn text(snapshot: &RunSnapshot, project: &Project, waits: &Waits) -> String {
+    let rows = rows(snapshot, waits);
     let run = &snapshot.run;
     let width = |f: fn(&Row) -> &str, title: &str| {
         rows.iter()

@@ -160,7 +160,7 @@ impl Reuse {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "run {} has nothing to rerun: all its steps have their result; name the steps to run again",
+            "run {} has nothing to rerun: all its steps have their result",
             self.of
         )))
     }

@@ -7,11 +7,11 @@ use serde_json::json;
 use windlass::project::Project;
 use windlass::run_store::{RunRecord, RunStore};
 use windlass::wiring::Variables;
-use windlass::{ClockExt, RunState, Signal, SqliteStore, SystemClock};
+use windlass::{ClockExt, RunState, Signal, SignalId, SqliteStore, SystemClock};
 
 use super::{Failure, find_run, load, reader};
-use crate::args::{CancelArgs, Place, ResumeArgs, RunName};
-use crate::drive::{Drive, Goal, LOOK, holder, leave};
+use crate::args::{CancelArgs, Place, Progress, ResumeArgs, RunName};
+use crate::drive::{Drive, Goal, LOOK, holder, leave, root_of};
 use crate::exit::Exit;
 use crate::progress::Look;
 use crate::{json as lines, print};
@@ -21,9 +21,17 @@ struct Found {
     project: Project,
     store: SqliteStore,
     run: RunRecord,
+    /// What is wished for it.
+    wish: &'static str,
+    as_json: bool,
 }
 
-async fn find(place: &Place, name: &RunName) -> Result<Found, Failure> {
+async fn find(
+    place: &Place,
+    name: &RunName,
+    wish: &'static str,
+    as_json: bool,
+) -> Result<Found, Failure> {
     let project = load(place)?;
     let store = reader(&project).await?.ok_or_else(|| {
         Failure::wrong("nothing ran yet\nhelp: `windlass run PIPELINE` starts a run")
@@ -33,50 +41,76 @@ async fn find(place: &Place, name: &RunName) -> Result<Found, Failure> {
         project,
         store,
         run,
+        wish,
+        as_json,
     })
 }
 
-/// Says what became of the wish, and for which run.
-fn answer(run: &RunRecord, wish: &str, state: RunState, text: &str, as_json: bool) -> ExitCode {
-    print::out(&if as_json {
-        let fields =
-            json!({ "run": run.id.to_string(), "key": run.key, "asked": wish, "state": state });
-        format!("{}\n", lines::text(&fields))
-    } else {
-        format!("{} (run {}) {text}\n", run.key, run.id.short())
-    });
-    ExitCode::SUCCESS
-}
-
-/// Waits until the run is as wished; `None` if the process that has its engine ended first.
-async fn wait(
-    found: &Found,
-    wished: impl Fn(RunState) -> bool,
-) -> Result<Option<RunState>, Failure> {
-    loop {
-        let held = holder(&found.project)?.is_some();
-        let run = found.store.run(found.run.id).await?;
-        let state = run.map_or(found.run.state, |r| r.state);
-        if wished(state) || state.is_final() {
-            return Ok(Some(state));
-        }
-        if !held {
-            return Ok(None);
-        }
-        SystemClock::new().sleep(LOOK).await;
+impl Found {
+    /// Says what became of the wish, which is `pending` until an engine takes it.
+    fn answer(&self, state: RunState, pending: bool, text: &str) {
+        let run = &self.run;
+        print::out(&if self.as_json {
+            let fields = json!({
+                "run": run.id.to_string(), "key": run.key, "asked": self.wish, "pending": pending, "state": state,
+            });
+            format!("{}\n", lines::text(&fields))
+        } else {
+            format!("{} (run {}) {text}\n", run.key, run.id.short())
+        });
     }
-}
 
-/// Brings a run to its end in this process.
-async fn go_on(found: Found, variables: Variables, look: Look) -> Result<RunState, Failure> {
-    let Found { project, run, .. } = found;
-    let drive = Drive {
-        project: &project,
-        variables,
-        look,
-    };
-    let end = drive.to_the_end(Goal::GoOn(run.id), |_| {}).await?;
-    Ok(end.state)
+    /// Leaves a signal, and asks the engine at work to take the run over if it has not.
+    async fn leave(&self, signal: Signal) -> Result<SignalId, Failure> {
+        let id = leave(&self.store, signal).await?;
+        if holder(&self.project)?.is_some() {
+            let run = root_of(&self.store, self.run.id).await?;
+            leave(&self.store, Signal::Adopt { run }).await?;
+        }
+        Ok(id)
+    }
+
+    /// Waits until an engine took the signal and the run is as wished, or has ended; `None` once
+    /// nobody is at work.
+    async fn wait(
+        &self,
+        signal: &SignalId,
+        wished: impl Fn(RunState) -> bool,
+    ) -> Result<Option<RunState>, Failure> {
+        loop {
+            // The holder first: what it did before it ended is in the store.
+            let held = holder(&self.project)?.is_some();
+            let left = self.store.signals(u32::MAX).await?;
+            let taken = left.iter().all(|s| s.id != *signal);
+            let run = self.store.run(self.run.id).await?;
+            let state = run.map_or(self.run.state, |r| r.state);
+            if state.is_final() || (taken && wished(state)) {
+                return Ok(Some(state));
+            }
+            if !held {
+                return Ok(None);
+            }
+            SystemClock::new().sleep(LOOK).await;
+        }
+    }
+
+    /// Brings the run to its end in this process.
+    async fn go_on(&self, variables: Variables, progress: Progress) -> Result<RunState, Failure> {
+        let drive = Drive {
+            project: &self.project,
+            variables,
+            look: if self.as_json {
+                Look::nothing()
+            } else {
+                Look::new(false, progress)
+            },
+        };
+        let end = drive.to_the_end(Goal::GoOn(self.run.id), |_| {}).await?;
+        if self.as_json {
+            self.answer(end.state, false, "");
+        }
+        Ok(end.state)
+    }
 }
 
 pub(crate) async fn cancel(
@@ -85,50 +119,30 @@ pub(crate) async fn cancel(
     variables: Variables,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let found = find(place, &args.run).await?;
-    let run = found.run.clone();
-    if run.state.is_final() {
-        return Ok(answer(
-            &run,
-            "cancel",
-            run.state,
-            &format!("{} already", run.state),
-            as_json,
-        ));
+    let found = find(place, &args.run, "cancel", as_json).await?;
+    let (run, state) = (found.run.id, found.run.state);
+    if state.is_final() {
+        found.answer(state, false, &format!("{state} already"));
+        return Ok(ExitCode::SUCCESS);
     }
-    let reason = args
-        .reason
-        .clone()
-        .unwrap_or_else(|| "cancelled by a command".to_owned());
-    leave(
-        &found.store,
-        Signal::Cancel {
-            run: run.id,
-            reason,
-        },
-    )
-    .await?;
+    let reason = args.reason.clone();
+    let reason = reason.unwrap_or_else(|| "cancelled by a command".to_owned());
+    let signal = found.leave(Signal::Cancel { run, reason }).await?;
     if args.no_wait {
-        return Ok(answer(
-            &run,
-            "cancel",
-            run.state,
-            "is asked to cancel",
-            as_json,
-        ));
-    }
-    if let Some(state) = wait(&found, RunState::is_final).await? {
+        let text = match holder(&found.project)? {
+            Some(_) => "is asked to cancel",
+            None => "has no engine at work, and the next one cancels it",
+        };
+        found.answer(state, true, text);
+    } else if let Some(state) = found.wait(&signal, RunState::is_final).await? {
         let text = match state {
             RunState::Cancelled => "is cancelled: nothing of it runs any more".to_owned(),
             other => format!("{other} before it could be cancelled"),
         };
-        return Ok(answer(&run, "cancel", state, &text, as_json));
+        found.answer(state, false, &text);
+    } else {
+        found.go_on(variables, args.progress).await?;
     }
-    let look = Look {
-        json: as_json,
-        progress: args.progress,
-    };
-    go_on(found, variables, look).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -137,35 +151,29 @@ pub(crate) async fn pause(
     name: &RunName,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let found = find(place, name).await?;
-    let run = found.run.clone();
-    if run.state.is_final() || run.state == RunState::Paused {
-        return Ok(answer(
-            &run,
-            "pause",
-            run.state,
-            &format!("is {} already", run.state),
-            as_json,
-        ));
+    let found = find(place, name, "pause", as_json).await?;
+    let (run, state) = (found.run.id, found.run.state);
+    if state.is_final() {
+        found.answer(state, false, &format!("{state} already"));
+        return Ok(ExitCode::SUCCESS);
     }
-    leave(&found.store, Signal::Pause { run: run.id }).await?;
-    let id = run.id.short();
-    let (state, text) = match wait(&found, |s| s == RunState::Paused).await? {
-        Some(RunState::Paused) => (
-            RunState::Paused,
-            format!(
-                "is paused: what runs ends, nothing new starts; `windlass resume {id}` goes on"
-            ),
-        ),
-        Some(other) => (other, format!("{other} before it could be paused")),
-        None => (
-            run.state,
-            format!(
-                "has no engine at work, and the next one pauses it; `windlass resume {id}` goes on"
-            ),
-        ),
-    };
-    Ok(answer(&run, "pause", state, &text, as_json))
+    let signal = found.leave(Signal::Pause { run }).await?;
+    let again = format!("`windlass resume {}` goes on", run.short());
+    match found.wait(&signal, |_| true).await? {
+        Some(RunState::Paused) => {
+            let text = format!("is paused: what runs ends, nothing new starts; {again}");
+            found.answer(RunState::Paused, false, &text);
+        }
+        Some(other) if other.is_final() => {
+            found.answer(other, false, &format!("{other} before it could be paused"));
+        }
+        Some(other) => found.answer(other, false, "is being cancelled, and can't be paused"),
+        None => {
+            let text = format!("has no engine at work, and the next one pauses it; {again}");
+            found.answer(state, true, &text);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn resume(
@@ -174,23 +182,21 @@ pub(crate) async fn resume(
     variables: Variables,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let found = find(place, &args.run).await?;
-    let run = found.run.clone();
-    if run.state.is_final() {
-        let text = format!("{} already", run.state);
-        return Ok(answer(&run, "resume", run.state, &text, as_json));
+    let found = find(place, &args.run, "resume", as_json).await?;
+    let (run, state) = (found.run.id, found.run.state);
+    if state.is_final() {
+        found.answer(state, false, &format!("{state} already"));
+        return Ok(ExitCode::SUCCESS);
     }
-    leave(&found.store, Signal::Resume { run: run.id }).await?;
-    if let Some(state) = wait(&found, |s| s == RunState::Running).await? {
-        let text = match state {
-            RunState::Running => "goes on".to_owned(),
-            other => format!("{other} meanwhile"),
+    let signal = found.leave(Signal::Resume { run }).await?;
+    if let Some(state) = found.wait(&signal, |_| true).await? {
+        let text = if state.is_final() {
+            format!("{state} meanwhile")
+        } else {
+            "goes on".to_owned()
         };
-        return Ok(answer(&run, "resume", state, &text, as_json));
+        found.answer(state, false, &text);
+        return Ok(ExitCode::SUCCESS);
     }
-    let look = Look {
-        json: as_json,
-        progress: args.progress,
-    };
-    Ok(Exit::of(go_on(found, variables, look).await?).into())
+    Ok(Exit::of(found.go_on(variables, args.progress).await?).into())
 }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde::Serialize;
-use windlass::project::Project;
 use windlass::run_store::{AttemptEnd, RunSnapshot, RunStore, StepRecord};
 use windlass::{
     Clock, Explained, Failure as StepFailure, RunState, Slot, StepState, SystemClock, WaitReason,
@@ -58,7 +57,7 @@ pub(crate) async fn explain(
     print::out(&if as_json {
         format!("{}\n", json::text(&page))
     } else {
-        page.text(&snapshot, &project)
+        page.text(&snapshot, place)
     });
     Ok(ExitCode::SUCCESS)
 }
@@ -213,8 +212,8 @@ impl<'a> Steps<'a> {
                 Some(_) => "ended in a way that this release doesn't know".to_owned(),
             };
             let time = a.ended_at.map(|end| took(end.since(a.launched_at)));
-            let time = time.map_or_else(String::new, |t| format!(" after {t}"));
-            format!("attempt {}: {end}{time}", a.attempt)
+            let time = time.map_or_else(String::new, |t| format!(" ({t})"));
+            format!("attempt {}{time}: {end}", a.attempt)
         };
         let lines: Vec<String> = attempts.map(line).collect();
         // A single attempt says no more than the state does.
@@ -244,24 +243,18 @@ impl<'a> Steps<'a> {
 }
 
 impl Page<'_> {
-    fn text(&self, snapshot: &RunSnapshot, project: &Project) -> String {
+    fn text(&self, snapshot: &RunSnapshot, place: &Place) -> String {
         let run = &snapshot.run;
         let reason = self.reason.map_or_else(String::new, |r| format!(": {r}"));
         let mut text = format!(
-            "{} (run {}) is {}{reason}\n",
+            "{} (run {}) {}{reason}\n",
             self.key,
             run.id.short(),
             self.state
         );
         if !self.state.is_final() && self.engine.is_none() {
-            let again = match run.state {
-                RunState::Paused => format!("windlass resume {}", run.id.short()),
-                _ => format!("windlass run {} --date {}", run.pipeline, run.date),
-            };
-            text.push_str(&format!(
-                "no engine is at work in environment {}: `{again}` goes on\n",
-                project.environment.name
-            ));
+            text.push_str(&super::status::abandoned(place, run));
+            text.push('\n');
         }
         let width = self
             .steps

@@ -74,6 +74,12 @@ impl Failure {
         }
     }
 
+    /// Adds a line of help.
+    pub(crate) fn help(mut self, help: impl fmt::Display) -> Self {
+        self.message = format!("{}\nhelp: {help}", self.message);
+        self
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         self.exit.into()
     }

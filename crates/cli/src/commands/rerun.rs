@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use windlass::project::{Jinja, Project};
-use windlass::run_store::{RerunOf, RunStore};
+use windlass::run_store::{RerunOf, RunRecord, RunStore};
 use windlass::wiring::Variables;
 use windlass::{RerunPlan, StepName, plan_rerun};
 
@@ -35,7 +35,8 @@ pub(crate) async fn rerun(
         .ok_or_else(|| Failure::engine("the run is gone"))?;
     let spec = pipeline(&project, run.pipeline.as_str())?;
     let from = steps(spec, &args.from)?;
-    let plan = plan_rerun(snapshot, &drive::pipeline(spec)?, &from, &Jinja::new())?;
+    let plan = plan_rerun(snapshot, &drive::pipeline(spec)?, &from, &Jinja::new());
+    let plan = plan.map_err(|e| refused(e, &run))?;
     if args.dry_run {
         print::out(&if as_json {
             format!("{}\n", json::text(&plan))
@@ -56,6 +57,19 @@ pub(crate) async fn rerun(
     bring_to_the_end(&project, variables, start, args, as_json).await
 }
 
+/// Says what to do about a rerun that can't be.
+fn refused(e: windlass::Error, run: &RunRecord) -> Failure {
+    let failure = Failure::from(e);
+    let id = run.id.short();
+    match &run.parent {
+        Some((parent, _)) => failure.help(format_args!("windlass rerun {}", parent.short())),
+        None if !run.state.is_final() => failure.help(format_args!("windlass cancel {id}")),
+        None => failure.help(format_args!(
+            "`windlass rerun {id} --from STEP` runs a step again, and all behind it"
+        )),
+    }
+}
+
 async fn bring_to_the_end(
     project: &Project,
     variables: Variables,
@@ -63,10 +77,7 @@ async fn bring_to_the_end(
     args: &RerunArgs,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let look = Look {
-        json: as_json,
-        progress: args.progress,
-    };
+    let look = Look::new(as_json, args.progress);
     let drive = Drive {
         project,
         variables,

@@ -15,6 +15,7 @@ use crate::args::{Place, RunArgs};
 use crate::drive::{Drive, Goal, Start};
 use crate::exit::Exit;
 use crate::progress::Look;
+use crate::stored::Waits;
 use crate::{detach, json, print, summary};
 
 pub(crate) async fn run(
@@ -31,10 +32,7 @@ pub(crate) async fn run(
     let date = args.date.unwrap_or_else(|| SystemClock::new().now().date());
     let params = params(spec, &args.params)?;
     let key = key(&project, args, date)?;
-    let look = Look {
-        json: as_json,
-        progress: args.progress,
-    };
+    let look = Look::new(as_json, args.progress);
     let drive = Drive {
         project: &project,
         variables,
@@ -45,6 +43,12 @@ pub(crate) async fn run(
         Some(store) => last_sibling(store, &key).await?,
         None => None,
     };
+    if let Some(other) = last.as_ref().filter(|l| l.pipeline != spec.name) {
+        return Err(Failure::wrong(format!(
+            "key `{key}` has a run of pipeline {} already\nhelp: give another key, or leave it out",
+            other.pipeline
+        )));
+    }
     let goal = match (&store, last) {
         (Some(store), Some(last)) if last.state.is_final() && !args.force => {
             already(&last, store, &project, as_json).await?;
@@ -124,7 +128,7 @@ async fn already(
             let id = run.id.short();
             format!("`windlass rerun {id}` goes on from what has no result, --force starts over")
         };
-        let text = summary::text(&snapshot, project);
+        let text = summary::text(&snapshot, project, &Waits::new());
         let (key, state) = (&run.key, run.state);
         print::out(&format!(
             "{text}\n{key} {state} already; nothing was run ({again})\n"

@@ -2,10 +2,11 @@
 //! when the host of a run was killed.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use windlass::project::Project;
 use windlass::run_store::{RunQuery, RunRecord, RunStore};
-use windlass::{Clock, SqliteStore, SystemClock};
+use windlass::{Clock, RunState, SqliteStore, SystemClock};
 
 use super::{Failure, find_run, load, reader};
 use crate::args::{Place, StatusArgs};
@@ -39,6 +40,7 @@ pub(crate) async fn status(
         };
     };
     let holder = SqliteStore::holder(store.path())?;
+    let store = Arc::new(store);
     match &args.run {
         Some(text) => one(place, &project, &store, text, holder.as_deref(), as_json).await,
         None => latest(place, &project, &store, args, holder.as_deref(), as_json).await,
@@ -48,7 +50,7 @@ pub(crate) async fn status(
 async fn one(
     place: &Place,
     project: &Project,
-    store: &SqliteStore,
+    store: &Arc<SqliteStore>,
     text: &str,
     holder: Option<&str>,
     as_json: bool,
@@ -58,14 +60,14 @@ async fn one(
         .snapshot(run.id)
         .await?
         .ok_or_else(|| Failure::engine("the run is gone"))?;
+    let reader: Arc<dyn RunStore> = Arc::<SqliteStore>::clone(store);
+    let waits = stored::waits(project, reader, &snapshot.run).await;
     if as_json {
-        out(&format!(
-            "{}\n",
-            stored::detail(&snapshot, holder.is_some())
-        ));
+        let detail = stored::detail(&snapshot, &waits, holder.is_some());
+        out(&format!("{detail}\n"));
         return Ok(Exit::Done.into());
     }
-    out(&summary::text(&snapshot, project));
+    out(&summary::text(&snapshot, project, &waits));
     if !snapshot.run.state.is_final() {
         let engine = holder.map_or_else(
             || abandoned(place, &snapshot.run),
@@ -124,15 +126,19 @@ async fn latest(
 
 /// Says that nobody works on a run, and which command goes on with it.
 pub(crate) fn abandoned(place: &Place, run: &RunRecord) -> String {
+    let environment = match &place.environment {
+        Some(name) => format!(" --env {name}"),
+        None => String::new(),
+    };
+    if run.state == RunState::Paused {
+        let id = run.id.short();
+        return format!("no engine is at work: `windlass resume {id}{environment}` goes on");
+    }
     let usual = format!("{}@{}@{}", run.pipeline, run.environment, run.date);
     let which = if run.key.as_str() == usual {
         format!("--date {}", run.date)
     } else {
         format!("--key '{}'", run.key)
-    };
-    let environment = match &place.environment {
-        Some(name) => format!(" --env {name}"),
-        None => String::new(),
     };
     format!(
         "no engine is at work: `windlass run {} {which}{environment}` goes on",

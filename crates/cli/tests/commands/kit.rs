@@ -1,6 +1,6 @@
 //! A project to run commands in, and what they print without what differs from run to run.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -82,6 +82,51 @@ impl Project {
         project
     }
 
+    /// Makes a project without a pipeline; [`Self::pipeline`] adds one.
+    pub(crate) fn empty() -> Self {
+        let project = Self::of("  - { name: a, run: { command: [\"true\"] } }\n");
+        std::fs::remove_file(project.root.join("pipelines/work.yaml")).unwrap();
+        project
+    }
+
+    /// Adds a pipeline with these steps, or replaces it.
+    pub(crate) fn pipeline(&self, name: &str, steps: &str) {
+        let text = format!("name: {name}\nowner: us\nsteps:\n{steps}");
+        self.write(&format!("pipelines/{name}.yaml"), &text);
+    }
+
+    /// Returns a step that notes that it runs, leaves its process id in `NAME.pid`, waits for the
+    /// file `NAME.go` and then does the rest; `more` are its other fields.
+    pub(crate) fn gated(&self, name: &str, rest: &str, more: &str) -> String {
+        let room = self.root.display();
+        format!(
+            "  - {{ name: {name}, run: {{ command: [sh, -c, 'cd {room}; echo {name} >> ran; echo $$ > {name}.pid; \
+             while [ ! -e {name}.go ]; do sleep 0.02; done; {rest}'] }}{more} }}\n"
+        )
+    }
+
+    /// Lets a gated step go on.
+    pub(crate) fn open(&self, step: &str) {
+        self.write(&format!("{step}.go"), "");
+    }
+
+    /// Returns the gated steps that ran since this was asked last, in the order they began.
+    pub(crate) fn ran(&self) -> Vec<String> {
+        let path = self.root.join("ran");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        // Nobody writes by then, or it is asked too early.
+        std::fs::remove_file(&path).ok();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Returns whether the last process of a gated step is alive.
+    pub(crate) fn is_alive(&self, step: &str) -> bool {
+        let pid = std::fs::read_to_string(self.root.join(format!("{step}.pid"))).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+        // Who is dead and not yet waited for does nothing any more.
+        status.is_ok_and(|s| !s.contains("State:\tZ"))
+    }
+
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.root.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -100,13 +145,27 @@ impl Project {
 
     /// Starts a command whose standard output is read line by line.
     pub(crate) fn start(&self, args: &[&str]) -> Started {
-        let mut child = self
-            .command(args)
+        let mut command = self.command(args);
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let lines: Box<dyn Read> = Box::new(child.stdout.take().unwrap());
+        let lines = BufReader::new(lines);
+        Started { child, lines }
+    }
+
+    /// Starts a command whose standard error, what it says to people, is read line by line.
+    pub(crate) fn start_said(&self, args: &[&str]) -> Started {
+        let mut command = self.command(args);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines: Box<dyn Read> = Box::new(child.stderr.take().unwrap());
+        let lines = BufReader::new(lines);
         Started { child, lines }
     }
 
@@ -119,7 +178,7 @@ impl Project {
 /// A command that goes on; it is killed when it is dropped.
 pub(crate) struct Started {
     pub(crate) child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    lines: BufReader<Box<dyn Read>>,
 }
 
 impl Started {
@@ -143,6 +202,31 @@ impl Started {
                 return line;
             }
         }
+    }
+
+    /// Waits for a line that has this text in it.
+    pub(crate) fn said(&mut self, text: &str) -> String {
+        loop {
+            let line = self
+                .line()
+                .unwrap_or_else(|| panic!("it never said {text}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub(crate) fn code(mut self) -> i32 {

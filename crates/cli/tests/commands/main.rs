@@ -8,11 +8,15 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod control;
 mod ends;
+mod explained;
 mod files;
 mod graphs;
 mod help;
 mod kit;
 mod logs;
 mod programs;
+mod reruns;
+mod share;
 mod states;

@@ -84,8 +84,12 @@ impl Driver {
         let mut request = RunRequest::new(wanted.pipeline, wanted.date)
             .environment(wanted.environment)
             .key(wanted.key.as_str());
-        if let Ok(params) = wanted.params.to() {
-            request.params = params;
+        match wanted.params.to() {
+            Ok(params) => request.params = params,
+            Err(error) => {
+                tracing::warn!(%error, key = %wanted.key, "parameters of a run can't be read");
+                return self.idle_signals.push(signal);
+            }
         }
         let from = wanted.rerun.map(|r| r.from).unwrap_or_default();
         request.rerun = before.map(|snapshot| Arc::new(Before { snapshot, from }));
