@@ -33,7 +33,16 @@ pub(crate) struct Bound {
     kinds: Box<[Kind]>,
     implementations: Vec<Arc<dyn Step>>,
     /// Steps whose results a step's holes name; only steps with holes are listed.
-    references: HashMap<u32, BTreeSet<String>>,
+    references: HashMap<u32, References>,
+}
+
+/// Steps whose results the holes of a step name.
+#[derive(Debug, Default)]
+struct References {
+    whole: BTreeSet<String>,
+    /// What an item needs of them: not the list that its step is mapped over, which would make the
+    /// work of all items grow with the square of their number.
+    item: BTreeSet<String>,
 }
 
 impl fmt::Debug for Bound {
@@ -79,13 +88,19 @@ impl Bound {
             {
                 continue;
             }
-            let names: BTreeSet<String> = templates(step)
-                .into_iter()
-                .filter(|(_, t, _)| !t.is_literal())
-                .filter_map(|(_, t, _)| expressions.references(t).ok())
-                .flat_map(|r| r.steps)
-                .collect();
-            if !names.is_empty() {
+            let mut names = References::default();
+            for (_, template, sees_item) in templates(step) {
+                if template.is_literal() {
+                    continue;
+                }
+                let found = expressions.references(template);
+                let found = found.map(|r| r.steps).unwrap_or_default();
+                if sees_item {
+                    names.item.extend(found.iter().cloned());
+                }
+                names.whole.extend(found);
+            }
+            if !names.whole.is_empty() {
                 references.insert(i as u32, names);
             }
         }
@@ -109,7 +124,11 @@ impl Bound {
     /// Returns what the holes of a slot may see.
     pub(crate) fn scope(&self, run: &RunState, context: &RunContext, slot: Slot) -> Value {
         let mut steps = serde_json::Map::new();
-        for name in self.references.get(&slot.step).into_iter().flatten() {
+        let references = self.references.get(&slot.step).map(|r| match slot.item {
+            Some(_) => &r.item,
+            None => &r.whole,
+        });
+        for name in references.into_iter().flatten() {
             let found = self
                 .pipeline
                 .spec()

@@ -121,7 +121,14 @@ impl Project {
 
     /// Returns whether the last process of a gated step is alive.
     pub(crate) fn is_alive(&self, step: &str) -> bool {
-        let pid = std::fs::read_to_string(self.root.join(format!("{step}.pid"))).unwrap();
+        let file = self.root.join(format!("{step}.pid"));
+        // Its attempt is told as started a little before its first command.
+        let pid = loop {
+            match std::fs::read_to_string(&file) {
+                Ok(pid) if pid.ends_with('\n') => break pid,
+                _ => std::thread::yield_now(),
+            }
+        };
         let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
         // Who is dead and not yet waited for does nothing any more.
         status.is_ok_and(|s| !s.contains("State:\tZ"))

@@ -25,7 +25,11 @@ fn number(db: &Connection, sql: &str) -> Result<i64, rusqlite::Error> {
 
 /// Returns how many of `known` migrations the file has.
 pub(super) fn version(db: &Connection, path: &Path, known: usize) -> Result<usize, StoreError> {
-    let read = |sql| number(db, sql).map_err(|e| cannot("read", path, e));
+    // As of one instant: an engine may be making the file meanwhile.
+    let tx = db
+        .unchecked_transaction()
+        .map_err(|e| cannot("read", path, e))?;
+    let read = |sql| number(&tx, sql).map_err(|e| cannot("read", path, e));
     let version = read("PRAGMA user_version")?;
     if read("PRAGMA application_id")? != APPLICATION
         && (version != 0 || read("SELECT count(*) FROM sqlite_schema")? != 0)
