@@ -9,7 +9,7 @@ use windlass::run_store::{RunRecord, RunStore};
 use windlass::wiring::Variables;
 use windlass::{ClockExt, RunState, Signal, SignalId, SqliteStore, SystemClock};
 
-use super::{Failure, find_run, load, reader};
+use super::{Failure, find_run, load, store_of_runs};
 use crate::args::{CancelArgs, Place, Progress, ResumeArgs, RunName};
 use crate::drive::{Drive, Goal, LOOK, holder, leave, root_of};
 use crate::exit::Exit;
@@ -33,9 +33,7 @@ async fn find(
     as_json: bool,
 ) -> Result<Found, Failure> {
     let project = load(place)?;
-    let store = reader(&project).await?.ok_or_else(|| {
-        Failure::wrong("nothing ran yet\nhelp: `windlass run PIPELINE` starts a run")
-    })?;
+    let store = store_of_runs(&project).await?;
     let run = find_run(&store, &name.run).await?;
     Ok(Found {
         project,

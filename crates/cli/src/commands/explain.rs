@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde::Serialize;
-use windlass::run_store::{AttemptEnd, RunSnapshot, RunStore, StepRecord};
+use windlass::run_store::{AttemptEnd, RunSnapshot, StepRecord};
 use windlass::{
     Clock, Explained, Failure as StepFailure, RunState, Slot, StepState, SystemClock, WaitReason,
 };
 
-use super::{Failure, find_run, find_step, load, reader};
+use super::{Failure, find_run, find_step, load, look, store_of_runs};
 use crate::args::{ExplainArgs, Place};
 use crate::drive::holder;
 use crate::json::Names;
@@ -27,14 +27,9 @@ pub(crate) async fn explain(
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
     let project = load(place)?;
-    let store = reader(&project).await?.ok_or_else(|| {
-        Failure::wrong("nothing ran yet\nhelp: `windlass run PIPELINE` starts a run")
-    })?;
+    let store = store_of_runs(&project).await?;
     let run = find_run(&store, &args.run).await?;
-    let snapshot = store
-        .snapshot(run.id)
-        .await?
-        .ok_or_else(|| Failure::engine("the run is gone"))?;
+    let snapshot = look(&store, run.id).await?;
     let wanted = match &args.step {
         Some(step) => Some(find_step(&snapshot, step)?),
         None => None,

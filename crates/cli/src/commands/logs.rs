@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use serde::Serialize;
-use windlass::run_store::{AttemptRecord, RunSnapshot, RunStore};
+use windlass::run_store::{AttemptRecord, RunSnapshot};
 use windlass::wiring::Variables;
 use windlass::{
     ClockExt, LogicalName, ObjectKey, RunId, Slot, SqliteStore, Storage, StorageErrorKind,
     SystemClock, error_chain,
 };
 
-use super::{Failure, find_run, find_step, load, reader, status};
+use super::{Failure, find_run, find_step, load, look, status, store_of_runs};
 use crate::args::{LogName, LogsArgs, Place};
 use crate::exit::Exit;
 use crate::json::{self, Names};
@@ -35,9 +35,7 @@ pub(crate) async fn logs(
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
     let project = load(place)?;
-    let store = reader(&project).await?.ok_or_else(|| {
-        Failure::wrong("nothing ran yet\nhelp: start a run with `windlass run PIPELINE`")
-    })?;
+    let store = store_of_runs(&project).await?;
     let run = find_run(&store, &args.run).await?;
     let first = look(&store, run.id).await?;
     let wanted = match &args.step {
@@ -92,11 +90,6 @@ pub(crate) async fn logs(
         clock.sleep(LOOK).await;
         snapshot = look(&store, run.id).await?;
     }
-}
-
-async fn look(store: &SqliteStore, run: RunId) -> Result<RunSnapshot, Failure> {
-    let snapshot = store.snapshot(run).await?;
-    snapshot.ok_or_else(|| Failure::engine("the run is gone"))
 }
 
 /// Returns true if what is asked for has one log at a time: no items side by side.

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use windlass::project::{Diagnostic, Project, Severity};
 use windlass::run_store::{RunQuery, RunRecord, RunSnapshot, RunStore};
-use windlass::{PipelineName, PipelineSpec, RunKey, Slot, SqliteStore, error_chain};
+use windlass::{PipelineName, PipelineSpec, RunId, RunKey, Slot, SqliteStore, error_chain};
 
 use crate::args::Place;
 use crate::exit::Exit;
@@ -193,6 +193,19 @@ pub(crate) async fn reader(project: &Project) -> Result<Option<SqliteStore>, Fai
     }
 }
 
+/// Opens the store of a project in which something ran.
+pub(crate) async fn store_of_runs(project: &Project) -> Result<SqliteStore, Failure> {
+    reader(project).await?.ok_or_else(|| {
+        Failure::wrong("nothing ran yet\nhelp: start a run with `windlass run PIPELINE`")
+    })
+}
+
+/// Reads a run that was found.
+pub(crate) async fn look(store: &SqliteStore, run: RunId) -> Result<RunSnapshot, Failure> {
+    let snapshot = store.snapshot(run).await?;
+    snapshot.ok_or_else(|| Failure::engine("the run is gone"))
+}
+
 /// Finds a run by its id or the last digits of it, by its key, or by its pipeline, whose last run it is.
 pub(crate) async fn find_run(store: &SqliteStore, text: &str) -> Result<RunRecord, Failure> {
     if let Ok(id) = text.parse()
@@ -211,7 +224,7 @@ pub(crate) async fn find_run(store: &SqliteStore, text: &str) -> Result<RunRecor
             return Ok(run);
         }
     }
-    let plain = |id: windlass::RunId| id.as_uuid().simple().to_string();
+    let plain = |id: RunId| id.as_uuid().simple().to_string();
     let wanted = text.replace('-', "").to_lowercase();
     let runs = store
         .runs(&RunQuery::default().limit(RUNS_LOOKED_AT))

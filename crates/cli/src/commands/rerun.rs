@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use windlass::project::{Jinja, Project};
-use windlass::run_store::{RerunOf, RunRecord, RunStore};
+use windlass::run_store::{RerunOf, RunRecord};
 use windlass::wiring::Variables;
 use windlass::{RerunPlan, StepName, plan_rerun};
 
 use super::run::{last_sibling, next_sibling};
-use super::{Failure, find_run, help_for, load, pipeline, reader};
+use super::{Failure, find_run, help_for, load, look, pipeline, store_of_runs};
 use crate::args::{Place, RerunArgs};
 use crate::drive::{self, Drive, Goal, Start};
 use crate::exit::Exit;
@@ -25,14 +25,9 @@ pub(crate) async fn rerun(
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
     let project = load(place)?;
-    let store = reader(&project).await?.ok_or_else(|| {
-        Failure::wrong("nothing ran yet\nhelp: `windlass run PIPELINE` starts a run")
-    })?;
+    let store = store_of_runs(&project).await?;
     let run = find_run(&store, &args.run).await?;
-    let snapshot = store
-        .snapshot(run.id)
-        .await?
-        .ok_or_else(|| Failure::engine("the run is gone"))?;
+    let snapshot = look(&store, run.id).await?;
     let spec = pipeline(&project, run.pipeline.as_str())?;
     let from = steps(spec, &args.from)?;
     let plan = plan_rerun(snapshot, &drive::pipeline(spec)?, &from, &Jinja::new());

@@ -8,7 +8,7 @@ use windlass::project::Project;
 use windlass::run_store::{RunQuery, RunRecord, RunStore};
 use windlass::{Clock, RunState, SqliteStore, SystemClock};
 
-use super::{Failure, find_run, load, reader};
+use super::{Failure, find_run, load, look, reader};
 use crate::args::{Place, StatusArgs};
 use crate::exit::Exit;
 use crate::print::{out, took};
@@ -56,10 +56,7 @@ async fn one(
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
     let run = find_run(store, text).await?;
-    let snapshot = store
-        .snapshot(run.id)
-        .await?
-        .ok_or_else(|| Failure::engine("the run is gone"))?;
+    let snapshot = look(store, run.id).await?;
     let reader: Arc<dyn RunStore> = Arc::<SqliteStore>::clone(store);
     let waits = stored::waits(project, reader, &snapshot.run).await;
     if as_json {
