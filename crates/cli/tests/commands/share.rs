@@ -22,6 +22,13 @@ fn run(project: &Project, pipeline: &str) -> Started {
     project.start(&["run", pipeline, "--date", DATE, "--json"])
 }
 
+/// Starts a run, and waits until its step runs.
+fn running(project: &Project, pipeline: &str) -> Started {
+    let mut run = run(project, pipeline);
+    run.event("attempt_started", Some(pipeline));
+    run
+}
+
 fn outcome(mut run: Started) -> (String, i32) {
     let state = run.event("outcome", None)["state"]
         .as_str()
@@ -59,8 +66,7 @@ fn two_runs_go_side_by_side_and_each_command_ends_as_its_own() {
 #[test]
 fn a_guest_takes_over_when_its_host_is_killed() {
     let project = project(&["left", "right"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
+    let host = running(&project, "left");
     let mut guest = project.start_said(&["run", "right", "--date", DATE]);
     let told = guest.said(" runs it");
     assert!(
@@ -87,8 +93,7 @@ fn a_host_stays_for_its_guests_and_hands_them_over_when_it_is_interrupted() {
     let project = project(&["left", "right"]);
     let mut host = project.start_said(&["run", "left", "--date", DATE]);
     host.said("running");
-    let mut guest = run(&project, "right");
-    guest.event("attempt_started", Some("right"));
+    let guest = running(&project, "right");
     project.open("left");
     host.said("note: stays for 1 run that other commands asked for");
     host.signal("INT");
@@ -107,8 +112,7 @@ fn a_host_stays_for_what_runs_of_a_paused_run_and_no_longer() {
     project.pipeline("right", &steps.concat());
     let mut host = project.start_said(&["run", "left", "--date", DATE]);
     host.said("running");
-    let mut guest = run(&project, "right");
-    guest.event("attempt_started", Some("right"));
+    let mut guest = running(&project, "right");
     project.run(&["pause", "right"]).expect(0);
     project.open("left");
     host.said("note: stays for 1 run that other commands asked for");
@@ -149,8 +153,7 @@ fn an_abandoned_run_goes_on_beside_another_one() {
 #[test]
 fn two_guests_of_one_key_follow_one_run() {
     let project = project(&["left", "right"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
+    let host = running(&project, "left");
     let mut guests = [run(&project, "right"), run(&project, "right")];
     let ids = guests
         .each_mut()
@@ -167,8 +170,7 @@ fn two_guests_of_one_key_follow_one_run() {
 #[test]
 fn a_guest_killed_before_its_run_began_leaves_the_wish_to_the_next_engine() {
     let project = project(&["left", "right", "third"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
+    let host = running(&project, "left");
     // The host has other files, so it leaves the wish alone.
     let changed = project.gated("right", "echo changed >> ran", "");
     project.pipeline("right", &changed);
@@ -195,8 +197,7 @@ fn a_guest_killed_before_its_run_began_leaves_the_wish_to_the_next_engine() {
 #[test]
 fn a_guest_with_changed_files_runs_them_itself_when_the_host_is_done() {
     let project = project(&["left", "right"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
+    let host = running(&project, "left");
     project.pipeline("right", &project.gated("right", "echo changed >> ran", ""));
     let mut guest = project.start_said(&["run", "right", "--date", DATE]);
     guest.said("note: waits for process ");
@@ -210,8 +211,7 @@ fn a_guest_with_changed_files_runs_them_itself_when_the_host_is_done() {
 #[test]
 fn a_guest_that_is_interrupted_before_its_run_began_takes_the_wish_back() {
     let project = project(&["left", "right"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
+    let host = running(&project, "left");
     project.pipeline("right", &project.gated("right", "echo changed >> ran", ""));
     let mut guest = project.start_said(&["run", "right", "--date", DATE]);
     guest.said("note: waits for process ");
@@ -234,10 +234,8 @@ fn a_guest_that_is_interrupted_before_its_run_began_takes_the_wish_back() {
 #[test]
 fn an_interrupted_guest_cancels_its_own_run_only() {
     let project = project(&["left", "right"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
-    let mut guest = run(&project, "right");
-    guest.event("attempt_started", Some("right"));
+    let host = running(&project, "left");
+    let guest = running(&project, "right");
     guest.signal("INT");
     assert_eq!(outcome(guest), ("cancelled".to_owned(), 3));
     project.open("left");
@@ -247,10 +245,8 @@ fn an_interrupted_guest_cancels_its_own_run_only() {
 #[test]
 fn a_terminated_guest_leaves_its_run_to_the_host() {
     let project = project(&["left", "right"]);
-    let mut host = run(&project, "left");
-    host.event("attempt_started", Some("left"));
-    let mut guest = run(&project, "right");
-    guest.event("attempt_started", Some("right"));
+    let host = running(&project, "left");
+    let mut guest = running(&project, "right");
     guest.signal("TERM");
     assert_eq!(guest.event("error", None)["exit_code"], 4);
     assert_eq!(guest.code(), 4);

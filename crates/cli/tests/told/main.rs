@@ -56,6 +56,14 @@ fn windlass(root: &Path, hook: &SocketAddr) -> Command {
     command
 }
 
+/// Returns a project, and the address of its receiver, where nobody listens yet.
+fn project_that_tells_nobody() -> (tempfile::TempDir, SocketAddr) {
+    let folder = tempfile::tempdir().unwrap();
+    project(folder.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    (folder, listener.local_addr().unwrap())
+}
+
 /// Answers every request with 200 and passes on its id.
 fn receiver(listener: TcpListener) -> mpsc::Receiver<String> {
     let (sender, ids) = mpsc::channel();
@@ -88,11 +96,7 @@ fn receiver(listener: TcpListener) -> mpsc::Receiver<String> {
 
 #[test]
 fn a_failure_is_told_after_the_host_was_killed_between_it_and_its_delivery() {
-    let folder = tempfile::tempdir().unwrap();
-    project(folder.path());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let (folder, address) = project_that_tells_nobody();
 
     // Nobody listens. The line that tells of the end comes after its commit, and then it is killed.
     let mut host = windlass(folder.path(), &address).spawn().unwrap();
@@ -114,11 +118,7 @@ fn a_failure_is_told_after_the_host_was_killed_between_it_and_its_delivery() {
 
 #[test]
 fn a_receiver_that_is_down_delays_and_fails_no_run() {
-    let folder = tempfile::tempdir().unwrap();
-    project(folder.path());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let (folder, address) = project_that_tells_nobody();
     let mut host = windlass(folder.path(), &address).spawn().unwrap();
     let lines = BufReader::new(host.stdout.take().unwrap()).lines();
     let outcome = lines
