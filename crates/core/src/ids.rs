@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::sharing::Shard;
 use crate::time::Timestamp;
 
 /// A name that breaks the rules of its kind.
@@ -233,6 +234,14 @@ impl RunId {
                 .with_version(uuid::Version::SortRand)
                 .into_uuid(),
         )
+    }
+
+    /// Returns the same id in that shard: its last bits are the shard's number.
+    #[must_use]
+    pub const fn in_shard(self, shard: Shard) -> Self {
+        let mut bytes = *self.0.as_bytes();
+        bytes[15] = bytes[15] / Shard::COUNT * Shard::COUNT + shard.number();
+        Self(Uuid::from_bytes(bytes))
     }
 
     /// Returns the id as a UUID.

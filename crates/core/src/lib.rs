@@ -15,6 +15,7 @@ mod resources;
 mod retry;
 pub mod run_store;
 mod shared;
+mod sharing;
 mod signal;
 mod spec;
 mod status;
@@ -50,6 +51,7 @@ pub use run_store::{
     OutboxState, RerunOf, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore, StepRecord,
     StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
 };
+pub use sharing::{HostRecord, Lease, Shard, ShardSet, Sharing};
 pub use signal::{Signal, SignalId, SignalRecord, StartSignal};
 pub use spec::{
     Action, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation, Join,

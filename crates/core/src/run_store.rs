@@ -15,6 +15,7 @@ use crate::ids::{
     AttemptNo, FencingToken, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
 };
 use crate::resources::Resources;
+use crate::sharing::Sharing;
 use crate::signal::{SignalId, SignalRecord};
 use crate::spec::PipelineSpec;
 use crate::status::{Failure, RunState, SkipReason, StepState};
@@ -521,6 +522,9 @@ pub enum Change {
     AddSignal(Box<SignalRecord>),
     /// Removes a signal that is carried out; nothing happens if it is gone.
     TakeSignal(SignalId),
+    /// Removes a run that has ended, with its steps, attempts and events; nothing happens if it is
+    /// gone. Its key is free again. `Corrupt` if it has not ended.
+    DeleteRun(RunId),
 }
 
 /// One atomic change: all of its rows or none.
@@ -547,6 +551,8 @@ pub enum Verdict {
     Applied,
     /// Nothing of it is in: this run has the key already.
     KeyExists(RunId),
+    /// Nothing of it is in: its run lies in a shard that this host doesn't hold any more.
+    Fenced,
 }
 
 /// How safe a commit must be when it returns.
@@ -674,6 +680,19 @@ pub trait RunStore: Send + Sync + fmt::Debug {
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError>;
+
+    /// Makes a store that failed to commit usable again: lets go of what may be broken, opens it anew,
+    /// and settles what became of commits that were not answered. After it returned, reads show exactly
+    /// what is in, everything that was acknowledged among it, and commits go on.
+    ///
+    /// A store that didn't fail is left as it is.
+    ///
+    /// # Errors
+    /// Those of opening; it may be called again.
+    async fn reopen(&self) -> Result<(), StoreError>;
+
+    /// Returns how hosts share this store; `None` if it is one host's alone.
+    fn sharing(&self) -> Option<&dyn Sharing>;
 
     /// Returns a run.
     ///

@@ -11,7 +11,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord,
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalId, SignalRecord, Slot};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Slot};
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -152,6 +152,14 @@ impl Rows {
                 }
                 ahead.runs.insert(event.run, (key, event.seq));
             }
+            Change::DeleteRun(run) => {
+                let ended = |rows: &RunRows| rows.run.state.is_final();
+                if ahead.runs.contains_key(run) || !self.runs.get(run).is_none_or(ended) {
+                    return Err(broken(format!(
+                        "a run that has not ended stays run=`{run}`"
+                    )));
+                }
+            }
             Change::PutVersion(_)
             | Change::AddOutbox(_)
             | Change::PutOutbox(_)
@@ -200,6 +208,11 @@ impl Rows {
                 self.signals.push(*signal);
             }
             Change::TakeSignal(id) => self.signals.retain(|s| s.id != id),
+            Change::DeleteRun(run) => {
+                if let Some(gone) = self.runs.remove(&run) {
+                    self.keys.remove(&gone.run.key);
+                }
+            }
             // A signal that is there already, and what the check refuses.
             _ => {}
         }
@@ -246,6 +259,15 @@ impl RunStore for MemoryStore {
             }
         }
         Ok(verdicts)
+    }
+
+    async fn reopen(&self) -> Result<(), StoreError> {
+        // It never fails.
+        Ok(())
+    }
+
+    fn sharing(&self) -> Option<&dyn Sharing> {
+        None
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -31,7 +31,7 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalId, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
 
 use self::pool::Readers;
 use self::versions::Versions;
@@ -272,6 +272,17 @@ impl RunStore for SqliteStore {
         let sent = requests.send(request).await;
         sent.map_err(|_| writer.stopped())?;
         answered.await.map_err(|_| writer.stopped())?
+    }
+
+    async fn reopen(&self) -> Result<(), StoreError> {
+        Err(match &self.writer {
+            Some(writer) if writer.stopped.get().is_some() => writer.stopped(),
+            _ => return Ok(()),
+        })
+    }
+
+    fn sharing(&self) -> Option<&dyn Sharing> {
+        None
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -238,6 +238,7 @@ impl<'db> Tables<'db> {
                 add_signal(&mut self.add_signal, signal, &mut self.text)?;
             }
             Change::TakeSignal(id) => drop(self.take_signal.execute([id.as_str()])?),
+            Change::DeleteRun(id) => self.delete_run(*id)?,
             other => {
                 return Err(Refused::Broken(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"
@@ -330,6 +331,24 @@ impl<'db> Tables<'db> {
             self.put_state
                 .execute((a, b, c, d, e, f, g, run.state.code()))?;
         }
+        Ok(())
+    }
+
+    fn delete_run(&mut self, id: RunId) -> Result<(), Refused> {
+        let Some(known) = self.known(id)? else {
+            return Ok(());
+        };
+        if !known.state.is_final() {
+            return Err(broken(format!("a run that has not ended stays run=`{id}`")));
+        }
+        let no = known.no;
+        for table in ["step", "attempt", "event", "run_state"] {
+            let sql = format!("DELETE FROM {table} WHERE run = ?1");
+            self.db.prepare_cached(&sql)?.execute([no])?;
+        }
+        let sql = "DELETE FROM run WHERE no = ?1";
+        self.db.prepare_cached(sql)?.execute([no])?;
+        self.runs.remove(&id);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalId, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
 use windlass_state::SqliteStore;
 
 #[derive(Debug)]
@@ -61,6 +61,12 @@ impl RunStore for Reopening {
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
         anew!(self, store => store.commit(batch, durability))
+    }
+    async fn reopen(&self) -> Result<(), StoreError> {
+        anew!(self, store => store.reopen())
+    }
+    fn sharing(&self) -> Option<&dyn Sharing> {
+        None
     }
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
         anew!(self, store => store.run(id))

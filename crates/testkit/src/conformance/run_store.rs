@@ -192,6 +192,12 @@ where
             events_of_a_run_that_is_not_there_are_none,
             events_can_be_paged_one_by_one,
             a_step_is_named_by_its_slot,
+            a_deleted_run_leaves_no_row,
+            a_deleted_run_frees_its_key,
+            deleting_a_run_leaves_the_others,
+            deleting_a_run_that_is_gone_changes_nothing,
+            a_run_that_has_not_ended_is_not_deleted,
+            reopening_a_store_that_is_well_changes_nothing,
         }
         transitions {
             a_commit_returns_one_verdict_a_transition,

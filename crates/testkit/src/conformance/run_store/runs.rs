@@ -420,3 +420,74 @@ pub(super) async fn a_step_is_named_by_its_slot(p: Place) -> Found {
     same(&p.step_name(&of.digest, 3).await?, &None)?;
     same(&p.step_name(&Digest::of(b"nothing"), 0).await?, &None)
 }
+
+/// Creates run `n` with a step, an attempt and events, and ends it if asked.
+async fn full_run_with_rows(p: &Place, n: u32, ended: bool) -> Found {
+    let id = run_id(n);
+    let mut record = run(n);
+    let version = version("churn", 2);
+    record.version = version.digest;
+    let mut changes = vec![put_version(version), create(record.clone())];
+    changes.push(put_step(step(id, 0, StepState::Running)));
+    changes.push(put_attempt(attempt(id, Slot::step(0), 1)));
+    changes.extend((1..=3).map(|seq| append(ready(id, seq))));
+    if ended {
+        record.state = RunState::Succeeded;
+        record.next_seq = 4;
+        changes.push(put_run(record));
+    }
+    p.put(changes).await
+}
+
+pub(super) async fn a_deleted_run_leaves_no_row(p: Place) -> Found {
+    full_run_with_rows(&p, 1, true).await?;
+    p.put(vec![Change::DeleteRun(run_id(1))]).await?;
+    same(&p.run(run_id(1)).await?, &None)?;
+    same(&p.snapshot(run_id(1)).await?, &None)?;
+    same(&p.events(run_id(1), 0, 10).await?, &Vec::new())?;
+    same(&listed(&p, &RunQuery::default()).await?, &ids([]))
+}
+
+pub(super) async fn a_deleted_run_frees_its_key(p: Place) -> Found {
+    full_run_with_rows(&p, 1, true).await?;
+    let mut next = run(2);
+    next.key = key("churn-1");
+    p.put(vec![Change::DeleteRun(run_id(1))]).await?;
+    p.put(vec![create(next), append(ready(run_id(2), 1))])
+        .await?;
+    let found = p.run_by_key(&key("churn-1")).await?;
+    same(&found.map(|r| r.id), &Some(run_id(2)))?;
+    same(&p.events(run_id(2), 0, 10).await?, &events_of(2, 1..=1))
+}
+
+pub(super) async fn deleting_a_run_leaves_the_others(p: Place) -> Found {
+    full_run_with_rows(&p, 1, true).await?;
+    full_run_with_rows(&p, 2, false).await?;
+    let before = p.snapshot(run_id(2)).await?;
+    p.put(vec![Change::DeleteRun(run_id(1))]).await?;
+    same(&p.snapshot(run_id(2)).await?, &before)?;
+    same(&p.events(run_id(2), 0, 10).await?, &events_of(2, 1..=3))
+}
+
+pub(super) async fn deleting_a_run_that_is_gone_changes_nothing(p: Place) -> Found {
+    full_run_with_rows(&p, 1, true).await?;
+    for _ in 0..2 {
+        p.put(vec![Change::DeleteRun(run_id(1))]).await?;
+    }
+    p.put(vec![create(run(1))]).await
+}
+
+pub(super) async fn a_run_that_has_not_ended_is_not_deleted(p: Place) -> Found {
+    full_run_with_rows(&p, 1, false).await?;
+    let refused = p.put_all(vec![vec![Change::DeleteRun(run_id(1))]]).await;
+    fails_with(refused, StoreErrorKind::Corrupt)?;
+    same(&listed(&p, &RunQuery::default()).await?, &ids([1]))
+}
+
+pub(super) async fn reopening_a_store_that_is_well_changes_nothing(p: Place) -> Found {
+    full_run_with_rows(&p, 1, false).await?;
+    let before = p.snapshot(run_id(1)).await?;
+    p.reopen().await?;
+    same(&p.snapshot(run_id(1)).await?, &before)?;
+    p.put(vec![append(ready(run_id(1), 4))]).await
+}
