@@ -252,7 +252,7 @@ impl Wiring<'_> {
             builder = builder.with_notifier(name, notifier);
         }
         let builder = builder
-            .with_reactor(Box::new(self.reactor(&*store).await?))
+            .with_reactor(Box::new(self.reactor()))
             .with_secrets(self.secrets());
         Ok(Wired {
             builder,
@@ -373,17 +373,12 @@ impl Wiring<'_> {
         Redactor::patterns().and(known)
     }
 
-    async fn reactor(&self, store: &dyn RunStore) -> Result<AlertReactor, WiringError> {
+    fn reactor(&self) -> AlertReactor {
         let mut routes = Routes::new(self.environment.notify.clone());
         for (team, notifiers) in &self.environment.owners {
             routes = routes.owner(team, notifiers.clone());
         }
-        let mut reactor = AlertReactor::new(routes).with_redactor(self.redactor());
-        let failed = |e: crate::StoreError| self.error("store", error_chain(&e));
-        let mut told = store.outbox(u32::MAX).await.map_err(failed)?;
-        told.extend(store.dead_letters(u32::MAX).await.map_err(failed)?);
-        reactor.restore(&told);
-        Ok(reactor)
+        AlertReactor::new(routes).with_redactor(self.redactor())
     }
 
     /// Returns the lookup that steps use: each secret is read when a job needs it.

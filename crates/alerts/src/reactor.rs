@@ -76,24 +76,6 @@ impl AlertReactor {
         self
     }
 
-    /// Rebuilds the open incidents from outbox records of any state, in any order.
-    ///
-    /// Give it every record that the store still holds, before the first event: the records say
-    /// which incidents are open, which days hold them open and whom we told. An incident whose
-    /// records are gone is opened anew at its next failure, under the same key.
-    ///
-    /// A store that keeps no delivered records can be caught up with instead: feed the events of
-    /// past runs to [`Reactor::react`] in order and drop what it returns. Destinations are then
-    /// those of today's routes. Feeding the events of unfinished runs also brings back the peak
-    /// memory of their attempts, which is only shown.
-    pub fn restore<'a>(&mut self, records: impl IntoIterator<Item = &'a OutboxRecord>) {
-        let mut records: Vec<&OutboxRecord> = records.into_iter().collect();
-        records.sort_by_key(|r| r.notification.at);
-        for record in records {
-            self.open.apply(record);
-        }
-    }
-
     /// Returns how many incidents are open.
     #[must_use]
     pub fn open_incidents(&self) -> usize {
@@ -333,6 +315,19 @@ fn record(
 }
 
 impl Reactor for AlertReactor {
+    /// The records say which incidents are open, which days hold them open and whom we told. An
+    /// incident whose records are gone is opened anew at its next failure, under the same key.
+    fn restore(&mut self, told: &[OutboxRecord]) {
+        self.open = Incidents::default();
+        self.peaks.clear();
+        self.recent.clear();
+        let mut told: Vec<&OutboxRecord> = told.iter().collect();
+        told.sort_by_key(|r| r.notification.at);
+        for record in told {
+            self.open.apply(record);
+        }
+    }
+
     fn react(&mut self, occasion: &Occasion<'_>) -> Vec<OutboxRecord> {
         let (run, seq) = (occasion.event.run, occasion.event.seq);
         if let Some((.., records)) = self.recent.iter().find(|(r, s, _)| (*r, *s) == (run, seq)) {

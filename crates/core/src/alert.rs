@@ -236,4 +236,11 @@ impl<'a> Occasion<'a> {
 pub trait Reactor: Send + fmt::Debug {
     /// Returns what is to be told about an event.
     fn react(&mut self, occasion: &Occasion<'_>) -> Vec<OutboxRecord>;
+
+    /// Forgets every event, and goes on after what was told before: entries of any state, by the
+    /// instant of their notification.
+    ///
+    /// The engine calls it when it starts, and when its store failed and it doesn't know which of
+    /// the last events are in.
+    fn restore(&mut self, told: &[OutboxRecord]);
 }

@@ -747,6 +747,13 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// Those of the store.
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError>;
 
+    /// Returns every outbox entry, in any state, whose notification is of that instant or later, by
+    /// instant and id.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError>;
+
     /// Leaves a signal for the engine that it concerns, synced; leaving it twice is leaving it once,
     /// as long as nobody carried it out in between.
     ///

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use windlass_core::run_store::{RunQuery, RunStore, StoreError};
 use windlass_core::{
     CancelSignal, CancelTrigger, Checks, Clock, ComputeTarget, Expressions, IdSource,
     Implementations, LiteralsOnly, LogicalName, Notifier, Quota, Reactor, Resources, RunId,
-    SignalRecord, Step, Storage, Storages, WaitReason,
+    ShardSet, SignalRecord, Step, Storage, Storages, WaitReason,
 };
 
 use crate::Error;
@@ -22,7 +23,7 @@ use crate::handle::Explained;
 use crate::hub::TargetHub;
 use crate::outbox::{self, Outbox};
 use crate::settings::Settings;
-use crate::{signals, writer};
+use crate::{lease, reload, signals, writer};
 
 /// Returns what validation may know of an engine of these parts.
 pub(crate) fn known<'a>(
@@ -230,7 +231,8 @@ impl EngineBuilder {
     }
 
     /// Takes over only these unfinished runs, and the runs that their steps started; the others stay
-    /// as they are, for another engine. Without this an engine takes over all of them.
+    /// as they are, for another engine. Without this an engine takes over all of them. On a store that
+    /// hosts share it takes over those in its shards, whatever was said here.
     #[must_use]
     pub fn adopt_only(mut self, runs: impl IntoIterator<Item = RunId>) -> Self {
         self.adopt = Some(runs.into_iter().collect());
@@ -258,7 +260,7 @@ impl EngineBuilder {
     /// [`crate::ErrorKind::Store`] if the store can't be read; [`crate::ErrorKind::Invalid`] for a name that
     /// is none, or a quota whose name is kept for a target.
     pub async fn build(mut self) -> Result<Engine, Error> {
-        let (reactor, only) = (self.reactor.take(), self.adopt.take());
+        let (mut reactor, only) = (self.reactor.take(), self.adopt.take());
         let (core, closing) = self.core()?;
         let (inbox, received) = mpsc::channel(core.settings.writer_queue.max(1));
         let (events, _) = broadcast::channel(core.settings.event_buffer.max(1));
@@ -271,6 +273,7 @@ impl EngineBuilder {
         let writer = core.store.as_ref().map(|store| {
             let (sender, requests) = mpsc::channel(core.settings.writer_queue.max(1));
             tasks.push(tokio::spawn(writer::run(
+                Arc::clone(&core),
                 Arc::clone(store),
                 requests,
                 answers,
@@ -281,12 +284,16 @@ impl EngineBuilder {
             0 => tokio::runtime::Handle::current().metrics().num_workers(),
             some => some,
         };
+        let (lease_said, said_of_lease) = mpsc::channel(4);
         let (executor, mut gone) = Executor::start(workers, &core.clock, &inbox);
         // Who drains the engine waits for this too: no code of a run outlives it.
         tasks.push(tokio::spawn(async move {
             gone.recv().await;
         }));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
+        if let (Some(store), Some(reactor)) = (&core.store, &mut reactor) {
+            reactor.restore(&reload::told(&**store, core.clock.now()).await?);
+        }
         let mut driver = Driver::new(
             Arc::clone(&core),
             received,
@@ -296,9 +303,21 @@ impl EngineBuilder {
             executor,
             events.clone(),
             reactor,
+            said_of_lease,
         );
         if let Some(store) = &core.store {
-            for unfinished in unfinished(&**store, only.as_ref()).await? {
+            let runs = match store.sharing() {
+                Some(sharing) => {
+                    let lease = sharing.renew(ShardSet::NONE).await?;
+                    driver.hold(lease.held);
+                    let renewals =
+                        lease::run(Arc::clone(&core), Arc::clone(store), lease.ttl, lease_said);
+                    tasks.push(tokio::spawn(renewals));
+                    lease::read(&**store, lease.held).await?
+                }
+                None => unfinished(&**store, only.as_ref()).await?,
+            };
+            for unfinished in runs {
                 driver.adopt(unfinished)?;
             }
         }
@@ -336,6 +355,7 @@ impl EngineBuilder {
         let (events, _) = broadcast::channel(1);
         #[expect(clippy::disallowed_methods, reason = "nothing is ever written")]
         let (_, written) = mpsc::unbounded_channel();
+        let (_, said_of_lease) = mpsc::channel(1);
         let (executor, _gone) = Executor::start(0, &core.clock, &inbox);
         let mut driver = Driver::new(
             Arc::clone(&core),
@@ -346,6 +366,7 @@ impl EngineBuilder {
             executor,
             events,
             None,
+            said_of_lease,
         );
         for (target, total) in targets {
             driver.limit_target(&target, total);
@@ -375,7 +396,11 @@ impl EngineBuilder {
                 quota.pool()
             )));
         }
-        let host = format!("{:032x}", self.ids.random());
+        let shared = self.store.as_ref().and_then(|s| s.sharing());
+        let host = match shared {
+            Some(sharing) => sharing.host().to_owned(),
+            None => format!("{:032x}", self.ids.random()),
+        };
         let (closing, closing_signal) = CancelSignal::new();
         let targets = self
             .targets
@@ -401,6 +426,8 @@ impl EngineBuilder {
             secrets: self.secrets,
             no_outputs: Arc::new([]),
             outbox: Outbox::default(),
+            woken: Notify::new(),
+            generation: AtomicU64::new(0),
             closing: closing_signal,
             failed: Mutex::new(None),
         });
@@ -430,18 +457,28 @@ pub(crate) async fn unfinished(
     };
     let mut unfinished = Vec::new();
     for run in runs.into_iter().filter(|r| wanted(r.id)) {
-        let Some(snapshot) = store.snapshot(run.id).await? else {
-            continue;
-        };
-        let before = match &snapshot.run.rerun {
-            Some(rerun) => store.snapshot(rerun.run).await?,
-            None => None,
-        };
-        unfinished.push(Unfinished {
-            snapshot,
-            before,
-            signals: signals.remove(&run.id).unwrap_or_default(),
-        });
+        let signals = signals.remove(&run.id).unwrap_or_default();
+        unfinished.extend(unfinished_run(store, run.id, signals).await?);
     }
     Ok(unfinished)
+}
+
+/// Reads a run with what an engine needs to go on with it; `None` if it isn't there.
+pub(crate) async fn unfinished_run(
+    store: &dyn RunStore,
+    run: RunId,
+    signals: Vec<SignalRecord>,
+) -> Result<Option<Unfinished>, StoreError> {
+    let Some(snapshot) = store.snapshot(run).await? else {
+        return Ok(None);
+    };
+    let before = match &snapshot.run.rerun {
+        Some(rerun) => store.snapshot(rerun.run).await?,
+        None => None,
+    };
+    Ok(Some(Unfinished {
+        snapshot,
+        before,
+        signals,
+    }))
 }

@@ -11,9 +11,13 @@ mod act;
 mod adopt;
 mod ask;
 mod commit;
+mod lease;
+mod reload;
 mod signal;
 
 pub(crate) use self::adopt::Unfinished;
+use self::lease::Holding;
+use self::reload::{Reload, Taken};
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -33,6 +37,7 @@ use crate::decide::{Command, Decision, Event, Input};
 use crate::engine::{Core, RunSummary};
 use crate::executor::{Executor, Work};
 use crate::handle::{Explained, RunRequest, Started};
+use crate::lease::Said;
 use crate::signals::Seen;
 use crate::state::RunState;
 use crate::writer::{WriteRequest, Written};
@@ -134,6 +139,8 @@ pub(crate) struct Gate {
     pub(crate) started: Vec<(RunId, RunKey, StartReply)>,
     /// Who waits until signals are carried out.
     pub(crate) told: Vec<oneshot::Sender<()>>,
+    /// What came from outside and was judged, until that is in.
+    pub(crate) inputs: Vec<Taken>,
     /// Jobs whose end is in, so that their targets may forget them.
     pub(crate) released: Vec<(LogicalName, JobHandle)>,
 }
@@ -183,7 +190,27 @@ pub(crate) struct Driver {
     /// Signals that were carried out, while one that is read meanwhile may be among them.
     pub(crate) taken_signals: HashSet<SignalId>,
     pub(crate) draining: Option<oneshot::Sender<()>>,
+    /// The shards of this host, on a store that hosts share.
+    pub(crate) holding: Option<Holding>,
+    pub(crate) said_of_lease: mpsc::Receiver<Said>,
+    /// Runs that are wanted while this host has no shard for them.
+    pub(crate) unplaced: Vec<(Box<RunRequest>, StartReply)>,
+    /// The wait for a store that failed; nothing is decided meanwhile.
+    pub(crate) reload: Option<Reload>,
     pub(crate) closed: bool,
+}
+
+/// Returns the pools of an engine, with nothing in use.
+fn admission(core: &Core) -> Admission {
+    let mut admission = Admission::default();
+    for quota in &core.quotas {
+        admission.set_limit(quota.pool().clone(), quota.limit().clone());
+    }
+    for (name, target) in &core.targets {
+        let total = target.target.capabilities().total.clone();
+        admission.set_limit(target_pool(name), total);
+    }
+    admission
 }
 
 impl Driver {
@@ -200,15 +227,9 @@ impl Driver {
         executor: Executor,
         events: broadcast::Sender<EventRecord>,
         reactor: Option<Box<dyn Reactor>>,
+        said_of_lease: mpsc::Receiver<Said>,
     ) -> Self {
-        let mut admission = Admission::default();
-        for quota in &core.quotas {
-            admission.set_limit(quota.pool().clone(), quota.limit().clone());
-        }
-        for (name, target) in &core.targets {
-            let total = target.target.capabilities().total.clone();
-            admission.set_limit(target_pool(name), total);
-        }
+        let admission = admission(&core);
         let decision = if writer.is_some() {
             Decision::audited()
         } else {
@@ -244,6 +265,10 @@ impl Driver {
             idle_signals: Vec::new(),
             taken_signals: HashSet::new(),
             draining: None,
+            holding: None,
+            said_of_lease,
+            unplaced: Vec::new(),
+            reload: None,
             closed: false,
         }
     }
@@ -265,7 +290,8 @@ impl Driver {
                 }
             };
             // With too much unwritten, no new work is taken: the store sets the pace.
-            let may_take = self.gates.len() <= self.core.settings.writer_queue;
+            let writes = self.reload.is_none();
+            let may_take = writes && self.gates.len() <= self.core.settings.writer_queue;
             let closing = self.core.closing.clone();
             let writer = self.writer.clone();
             let room = async {
@@ -276,7 +302,9 @@ impl Driver {
             };
             tokio::select! {
                 biased;
-                Some(written) = self.written.recv(), if !self.gates.is_empty() => self.written(written),
+                Some(written) = self.written.recv() => self.written(written),
+                Some(said) = self.said_of_lease.recv() => self.lease_said(said),
+                reloaded = reload::answer(&mut self.reload) => self.reloaded(reloaded),
                 permit = room, if !self.backlog.is_empty() => {
                     if let (Ok(permit), Some(request)) = (permit, self.backlog.pop_front()) {
                         permit.send(request);
@@ -287,7 +315,10 @@ impl Driver {
                     None => self.closed = true,
                 },
                 () = closing.cancelled() => self.closed = true,
-                () = alarm => {}
+                () = alarm, if writes => {}
+            }
+            if self.reload.is_some() {
+                continue;
             }
             self.ring_alarms();
             self.finish_turn();
@@ -326,6 +357,9 @@ impl Driver {
                 .into_iter()
                 .for_each(|(run, input)| self.apply(run, input)),
             Message::Deploy(pipeline) => self.deploy(pipeline),
+            Message::Start(request, reply) if self.is_homeless() => {
+                self.unplaced.push((request, reply));
+            }
             Message::Start(request, reply) => self.start(&request, reply),
             Message::PlanRerun(request, reply) => drop(reply.send(self.plan_rerun(&request))),
             Message::Signals(signals, reply) => self.take_signals(signals, reply),
@@ -376,12 +410,20 @@ impl Driver {
 
     /// Lets `decide` judge one input and everything that follows from it within the engine.
     pub(crate) fn apply(&mut self, run: RunId, input: Input) {
+        if let Some((input, next_seq)) = self.judge(run, input) {
+            self.gate.keep(run, input, next_seq);
+        }
+    }
+
+    /// Does the same, and returns the input if it left events, with the number of the next one.
+    pub(crate) fn judge(&mut self, run: RunId, input: Input) -> Option<(Input, u64)> {
+        let next_seq = |driver: &Self| driver.runs.get(&run).map(|a| a.record.next_seq);
+        let before = next_seq(self)?;
+        let mut judged = None;
         let now = self.core.clock.now();
         let mut queue = vec![input];
         while let Some(input) = queue.pop() {
-            let Some(active) = self.runs.get_mut(&run) else {
-                return;
-            };
+            let active = self.runs.get_mut(&run)?;
             // Jitter is the only thing that needs randomness, and only a failed attempt needs jitter.
             let random = if matches!(input, Input::Ended { .. }) && !is_success(&input) {
                 self.core.ids.random() as u64
@@ -396,6 +438,7 @@ impl Driver {
             let decision = &mut self.decision;
             decision.clear();
             active.state.decide(&event, decision);
+            judged.get_or_insert(event.input);
             if decision.audit {
                 active.absorb(decision, now, &self.core.host);
                 self.touched.push(run);
@@ -424,6 +467,8 @@ impl Driver {
                 }
             }
         }
+        let after = next_seq(self).filter(|after| *after > before)?;
+        Some((judged?, after))
     }
 
     fn ask_for_room(&mut self, run: RunId, slot: Slot) {

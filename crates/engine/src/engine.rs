@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use windlass_core::run_store::{EventRecord, RunRecord, RunStore};
 use windlass_core::{
@@ -46,6 +47,10 @@ pub(crate) struct Core {
     pub(crate) secrets: SecretLookup,
     pub(crate) no_outputs: Arc<[(StepName, Arc<StepOutput>)]>,
     pub(crate) outbox: Outbox,
+    /// Rung when another process left something in the store.
+    pub(crate) woken: Notify,
+    /// How often the store was read anew: what was decided before is not written any more.
+    pub(crate) generation: AtomicU64,
     pub(crate) closing: CancelSignal,
     pub(crate) failed: Mutex<Option<String>>,
 }
@@ -80,6 +85,16 @@ impl Core {
         }
         let step = tracing::info_span!(parent: run, "step", step = %step, item = slot.item);
         tracing::info_span!(parent: &step, "attempt", attempt = attempt.get())
+    }
+
+    /// Returns the generation in which is decided now.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Begins the next one: what was decided in this one and is not in yet, will not be.
+    pub(crate) fn next_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn set_failed(&self, message: String) {
@@ -475,6 +490,12 @@ impl Engine {
         );
         for task in tasks {
             clock.timeout(grace.max(Duration::from_secs(1)), task).await;
+        }
+        // Everything is in: whoever takes the shards over finds it.
+        if let Some(sharing) = self.inner.core.store.as_ref().and_then(|s| s.sharing())
+            && let Err(error) = sharing.hand_over().await
+        {
+            tracing::warn!(error = %error_chain(&error), "shards can't be handed over; they lapse");
         }
         let error = self.inner.core.why_closed();
         if error.kind() == ErrorKind::Store {

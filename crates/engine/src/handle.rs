@@ -252,7 +252,9 @@ impl RunHandle {
         let ended = summary.wait_for(Option::is_some).await.map(|s| s.clone());
         match ended {
             Ok(Some(summary)) => Ok(summary),
-            _ => Err(self.inner.core.why_closed()),
+            _ if self.inner.inbox.is_closed() => Err(self.inner.core.why_closed()),
+            // It is another host's now, or was read anew from the store.
+            _ => self.inner.stored_summary(self.run).await,
         }
     }
 

@@ -108,7 +108,7 @@ async fn pass(core: &Core, writer: Option<&mpsc::Sender<WriteRequest>>) -> Optio
         .filter(|e| e.state == OutboxState::Pending);
     let next = open.map(|e| e.next_at).min();
     match writer {
-        Some(writer) => record(writer, tried).await,
+        Some(writer) => record(core, writer, tried).await,
         None => core
             .outbox
             .volatile
@@ -185,7 +185,7 @@ fn put_off(core: &Core, entry: &mut OutboxRecord, error: &NotifyError) {
 }
 
 /// Records what was tried, and waits until that is in: a repeat must know of it.
-async fn record(writer: &mpsc::Sender<WriteRequest>, tried: Vec<OutboxRecord>) {
+async fn record(core: &Core, writer: &mpsc::Sender<WriteRequest>, tried: Vec<OutboxRecord>) {
     if tried.is_empty() {
         return;
     }
@@ -198,6 +198,7 @@ async fn record(writer: &mpsc::Sender<WriteRequest>, tried: Vec<OutboxRecord>) {
         transitions: vec![Transition::new(changes)],
         durability: Durability::Synced,
         waiter: Waiter::Other(sender),
+        generation: core.generation(),
     };
     if writer.send(request).await.is_ok() {
         // A writer that failed has said so; the entries stay pending and are delivered again.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{RunSnapshot, RunStore, StoreError};
@@ -16,6 +17,9 @@ use crate::engine::Core;
 
 /// Signals read at once.
 const PAGE: u32 = 1_000;
+
+/// How long a host that shares its store rests when nobody wakes it.
+const SHARED_REST: Duration = Duration::from_secs(2);
 
 /// A signal, with what the store knows of it.
 #[derive(Debug)]
@@ -38,9 +42,14 @@ pub(crate) async fn run(core: Arc<Core>, inbox: mpsc::Sender<Message>) {
         if let Err(error) = look(&core, &*store, &inbox).await {
             tracing::warn!(error = %error_chain(&error), "signals can't be read");
         }
-        let rest = core.clock.sleep(core.settings.signal_interval);
+        let rest = core.clock.sleep(match store.sharing() {
+            // Woken when there is something; this is for what nobody was told of.
+            Some(_) => core.settings.signal_interval.max(SHARED_REST),
+            None => core.settings.signal_interval,
+        });
         tokio::select! {
             () = rest => {}
+            () = core.woken.notified() => {}
             () = core.closing.cancelled() => return,
         }
     }

@@ -1,13 +1,16 @@
 //! Group commit: one writer drains what queued during the sync before, commits it in one
 //! transaction, and tells everybody at once. No artificial delay when idle.
 //!
-//! The order of requests is the order of commits. A failed commit is fatal: the writer says so
-//! once and stops, because nobody can tell what a failed sync has kept.
+//! The order of requests is the order of commits. After a failed commit nobody can tell what is in:
+//! the writer says so once and drops what was decided on top of it: requests of that generation. The
+//! driver begins the next one when it has read anew what the store holds.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{Durability, RunStore, StoreError, Transition, Verdict};
+
+use crate::engine::Core;
 
 /// Transitions that go into one commit at most.
 const MAX_BATCH: usize = 4_096;
@@ -17,6 +20,8 @@ pub(crate) struct WriteRequest {
     pub(crate) transitions: Vec<Transition>,
     pub(crate) durability: Durability,
     pub(crate) waiter: Waiter,
+    /// Which reading of the store it was decided on ([`Core::generation`]).
+    pub(crate) generation: u64,
 }
 
 /// Who is told of a commit.
@@ -28,26 +33,38 @@ pub(crate) enum Waiter {
 }
 
 /// What the driver is told.
-pub(crate) enum Written {
-    /// The oldest request that wasn't answered is in; one verdict a transition.
-    Committed(Vec<Verdict>),
-    /// Nothing more will be written.
-    Failed(StoreError),
+pub(crate) struct Written {
+    /// That of the request.
+    pub(crate) generation: u64,
+    /// The oldest request that wasn't answered is in, one verdict a transition; or nobody can tell
+    /// whether it is, and what was asked for since in this generation is dropped.
+    pub(crate) outcome: Result<Vec<Verdict>, StoreError>,
 }
 
-/// Runs until the last sender is gone or a commit fails.
+/// Runs until the last sender is gone.
 pub(crate) async fn run(
+    core: Arc<Core>,
     store: Arc<dyn RunStore>,
     mut requests: mpsc::Receiver<WriteRequest>,
     answers: mpsc::UnboundedSender<Written>,
 ) {
     let mut drained = Vec::new();
+    // The oldest generation that may be written.
+    let mut oldest = 0;
     while let Some(first) = requests.recv().await {
+        oldest = core.generation().max(oldest);
+        let generation = first.generation;
+        if generation < oldest {
+            continue;
+        }
         let mut size = first.transitions.len();
         drained.push(first);
         while size < MAX_BATCH
             && let Ok(next) = requests.try_recv()
         {
+            if next.generation < oldest {
+                continue;
+            }
             size += next.transitions.len();
             drained.push(next);
         }
@@ -68,14 +85,20 @@ pub(crate) async fn run(
                 for (count, waiter) in waiters {
                     let mine: Vec<Verdict> = verdicts.by_ref().take(count).collect();
                     match waiter {
-                        Waiter::Driver => drop(answers.send(Written::Committed(mine))),
+                        Waiter::Driver => drop(answers.send(Written {
+                            generation,
+                            outcome: Ok(mine),
+                        })),
                         Waiter::Other(waiter) => drop(waiter.send(())),
                     }
                 }
             }
             Err(error) => {
-                drop(answers.send(Written::Failed(error)));
-                return;
+                drop(answers.send(Written {
+                    generation,
+                    outcome: Err(error),
+                }));
+                oldest = generation + 1;
             }
         }
     }

@@ -11,7 +11,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord,
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Slot};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Slot, Timestamp};
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -344,6 +344,14 @@ impl RunStore for MemoryStore {
         let mut entries = self.rows().in_state(OutboxState::Dead);
         entries.sort_by(|a, b| (b.notification.at, &b.id).cmp(&(a.notification.at, &a.id)));
         entries.truncate(limit as usize);
+        Ok(entries)
+    }
+
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+        let rows = self.rows();
+        let entries = rows.outbox.values().filter(|e| e.notification.at >= since);
+        let mut entries: Vec<_> = entries.cloned().collect();
+        entries.sort_by(|a, b| (a.notification.at, &a.id).cmp(&(b.notification.at, &b.id)));
         Ok(entries)
     }
 

@@ -31,7 +31,7 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
 
 use self::pool::Readers;
 use self::versions::Versions;
@@ -344,6 +344,10 @@ impl RunStore for SqliteStore {
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
         let dead = move |db: &_| read::outbox(db, OutboxState::Dead, limit);
         self.readers.read(dead).await
+    }
+
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.readers.read(move |db| read::told(db, since)).await
     }
 
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {

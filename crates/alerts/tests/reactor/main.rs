@@ -8,8 +8,8 @@ mod world;
 
 use windlass_alerts::{AlertReactor, Redactor, Routes};
 use windlass_core::{
-    AlertKind, AttemptEnd, AttemptNo, EventKind, Failure, FailureClass, OutboxRecord, RunState,
-    Secret, Slot, Usage,
+    AlertKind, AttemptEnd, AttemptNo, EventKind, Failure, FailureClass, OutboxRecord, Reactor as _,
+    RunState, Secret, Slot, Usage,
 };
 use world::{churn, ended, failed, fold, name, oom, reactor, root, run, step};
 

@@ -34,6 +34,10 @@ struct Impure {
 }
 
 impl Reactor for Impure {
+    fn restore(&mut self, told: &[OutboxRecord]) {
+        self.inner.restore(told);
+    }
+
     fn react(&mut self, occasion: &Occasion<'_>) -> Vec<OutboxRecord> {
         let mut all = self.inner.react(occasion);
         for entry in &mut all {

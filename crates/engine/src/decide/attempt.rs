@@ -277,7 +277,7 @@ impl RunState {
     }
 
     /// Returns whether a slot gets no further attempt, because its run stops or its step is failing.
-    fn is_winding_up(&self, slot: Slot) -> bool {
+    pub(crate) fn is_winding_up(&self, slot: Slot) -> bool {
         self.is_stopped(slot.step) || self.map_is_failing(slot)
     }
 

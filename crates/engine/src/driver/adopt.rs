@@ -106,7 +106,7 @@ impl Driver {
     }
 
     /// Finds out what became of an attempt without an end.
-    fn adopt_attempt(&mut self, run: RunId, attempt: &AttemptRecord) {
+    pub(super) fn adopt_attempt(&mut self, run: RunId, attempt: &AttemptRecord) {
         let Some(active) = self.runs.get_mut(&run) else {
             return;
         };
@@ -161,9 +161,7 @@ impl Driver {
                         let span =
                             self.core
                                 .attempt_span(&active.span, &step.name, slot, attempt.attempt);
-                        if active.state.stopping != crate::state::Stopping::No
-                            && !active.state.graph.is_finally(slot.step)
-                        {
+                        if active.state.is_winding_up(slot) {
                             trigger.cancel();
                         }
                         active.jobs.insert((slot, token), trigger);

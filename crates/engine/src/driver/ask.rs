@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{RerunOf, RunRecord, RunSnapshot};
 use windlass_core::{
-    Json, LogicalName, Pipeline, RunContext, RunId, RunKey, Slot, StepName, StepState, Timestamp,
-    WaitReason, resolve_params,
+    Json, LogicalName, Pipeline, RunContext, RunId, RunKey, Shard, Slot, StepName, StepState,
+    Timestamp, WaitReason, resolve_params,
 };
 
 use super::{Active, Dirty, Driver, Gate};
@@ -99,7 +99,15 @@ impl Driver {
         let params = Json::of(&params)
             .map_err(|e| Error::invalid(format!("parameters can't be written: {e}")))?;
         let now = self.core.clock.now();
-        let id = self.core.ids.next_run_id(now);
+        let mut id = self.core.ids.next_run_id(now);
+        if self.holding.is_some() {
+            // A child goes with its parent, so that one host has both.
+            let home = match request.parent {
+                Some((parent, _)) => Some(Shard::of(parent)),
+                None => self.shard_for(self.core.ids.random()),
+            };
+            id = home.map_or(id, |home| id.in_shard(home));
+        }
         let environment = request
             .environment
             .clone()

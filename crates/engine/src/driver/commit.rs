@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
 use windlass_core::run_store::{
-    AttemptRecord, Change, Durability, EventKind, EventRecord, StoreError, Transition, Verdict,
-    VersionRecord,
+    AttemptRecord, Change, Durability, EventKind, EventRecord, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{AttemptNo, FencingToken, Occasion, Slot, Timestamp, error_chain};
+use windlass_core::{AttemptNo, FencingToken, Occasion, Slot, Timestamp};
 
 use super::{Active, Driver, Gate};
 use crate::bound::Kind;
@@ -200,6 +199,7 @@ impl Driver {
             transitions,
             durability,
             waiter: Waiter::Driver,
+            generation: self.core.generation(),
         };
         self.gates.push_back(gate);
         match &self.writer {
@@ -216,31 +216,27 @@ impl Driver {
 
     /// The writer answered the oldest request.
     pub(super) fn written(&mut self, written: Written) {
-        match written {
-            Written::Committed(verdicts) => {
-                let Some(mut gate) = self.gates.pop_front() else {
-                    return;
-                };
-                for (run, verdict) in std::mem::take(&mut gate.runs).into_iter().zip(verdicts) {
-                    if let Verdict::KeyExists(existing) = verdict {
-                        self.refuse(run, existing, &mut gate);
-                    }
+        if written.generation != self.core.generation() || self.reload.is_some() {
+            return;
+        }
+        let verdicts = match written.outcome {
+            Ok(verdicts) => verdicts,
+            Err(error) => return self.fail(&error),
+        };
+        let Some(mut gate) = self.gates.pop_front() else {
+            return;
+        };
+        for (run, verdict) in std::mem::take(&mut gate.runs).into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::KeyExists(existing) => self.refuse(run, existing, &mut gate),
+                Verdict::Fenced => {
+                    gate.forget(run);
+                    self.let_go_of(run);
                 }
-                self.open(gate);
+                _ => {}
             }
-            Written::Failed(error) => self.fail(&error),
         }
-    }
-
-    /// Nothing can be written any more: nobody may act on what isn't in.
-    fn fail(&mut self, error: &StoreError) {
-        let message = error_chain(error);
-        tracing::error!(error = message, "the run store failed; the engine stops");
-        for (.., reply) in self.gates.drain(..).flat_map(|g| g.started) {
-            drop(reply.send(Err(crate::Error::store(message.clone()))));
-        }
-        self.core.set_failed(message);
-        self.closed = true;
+        self.open(gate);
     }
 
     /// Carries out what waited for a commit.

@@ -50,7 +50,8 @@ impl Driver {
         }
         active.dirty.signals.push(signal);
         self.touched.push(run);
-        self.apply(run, input);
+        // Not kept: until it is in, the signal is still in the store.
+        self.judge(run, input);
     }
 
     /// Takes runs over that were left by another engine.
@@ -78,7 +79,10 @@ impl Driver {
         signal: SignalId,
     ) {
         let pipeline = self.pipelines.get(wanted.pipeline.as_str());
-        if self.draining.is_some() || pipeline.is_none_or(|p| p.digest() != wanted.version) {
+        if self.draining.is_some()
+            || self.is_homeless()
+            || pipeline.is_none_or(|p| p.digest() != wanted.version)
+        {
             return;
         }
         let mut request = RunRequest::new(wanted.pipeline, wanted.date)

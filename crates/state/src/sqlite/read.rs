@@ -13,7 +13,7 @@ use windlass_core::{
     SignalRecord, Slot, StepOutput, StepState, Timestamp,
 };
 
-use super::rows::outbox_code;
+use super::rows::{outbox_code, outbox_state};
 
 type Read<T> = Result<T, rusqlite::Error>;
 
@@ -331,20 +331,31 @@ pub(super) fn outbox(
     let Some(code) = code else {
         return Ok(Vec::new());
     };
-    let sql = format!(
-        "SELECT id, notifier, notification, tries, next_at, last_error, external_id FROM outbox WHERE state = {code} ORDER BY {order} LIMIT ?1"
-    );
-    rows(db, &sql, [limit], |r| {
-        let notification = serde_json::from_slice(r.get_ref(2)?.as_bytes()?).map_err(wrong)?;
-        let mut entry = OutboxRecord::new(name(r, 1)?, notification);
-        entry.id = r.get(0)?;
-        entry.state = state;
-        entry.tries = r.get(3)?;
-        entry.next_at = Timestamp::from_micros(r.get(4)?);
-        entry.last_error = r.get(5)?;
-        entry.external_id = r.get(6)?;
-        Ok(entry)
-    })
+    let sql = format!("SELECT {ENTRY} FROM outbox WHERE state = {code} ORDER BY {order} LIMIT ?1");
+    rows(db, &sql, [limit], entry)
+}
+
+pub(super) fn told(db: &Connection, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+    let sql = format!("SELECT {ENTRY} FROM outbox WHERE at >= ?1 ORDER BY at, id");
+    rows(db, &sql, [since.as_micros()], entry)
+}
+
+/// The columns of an outbox entry, as [`entry`] reads them.
+const ENTRY: &str = "id, notifier, notification, tries, next_at, last_error, external_id, state";
+
+fn entry(r: &Row<'_>) -> Result<OutboxRecord, rusqlite::Error> {
+    let notification = serde_json::from_slice(r.get_ref(2)?.as_bytes()?).map_err(wrong)?;
+    let mut entry = OutboxRecord::new(name(r, 1)?, notification);
+    entry.id = r.get(0)?;
+    entry.state = {
+        let code = r.get(7)?;
+        outbox_state(code).ok_or_else(|| wrong(NoState(code)))?
+    };
+    entry.tries = r.get(3)?;
+    entry.next_at = Timestamp::from_micros(r.get(4)?);
+    entry.last_error = r.get(5)?;
+    entry.external_id = r.get(6)?;
+    Ok(entry)
 }
 
 pub(super) fn signals(db: &Connection, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {

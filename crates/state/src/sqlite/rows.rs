@@ -545,6 +545,16 @@ pub(super) const fn outbox_code(state: OutboxState) -> Option<u8> {
     }
 }
 
+/// Returns the state that a number stands for.
+pub(super) const fn outbox_state(code: u8) -> Option<OutboxState> {
+    match code {
+        0 => Some(OutboxState::Pending),
+        1 => Some(OutboxState::Delivered),
+        2 => Some(OutboxState::Dead),
+        _ => None,
+    }
+}
+
 fn put_outbox(
     row: &mut Statement<'_>,
     entry: &OutboxRecord,

@@ -8,7 +8,7 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
 use windlass_state::SqliteStore;
 
 #[derive(Debug)]
@@ -96,6 +96,9 @@ impl RunStore for Reopening {
     }
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
         anew!(self, store => store.dead_letters(limit))
+    }
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+        anew!(self, store => store.told(since))
     }
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
         anew!(self, store => store.signal(signal))
