@@ -39,7 +39,7 @@ pub use windlass_core::*;
 pub use windlass_engine::*;
 #[cfg(feature = "project")]
 pub use windlass_project as project;
-pub use windlass_state::MemoryStore;
+pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "sqlite")]
 pub use windlass_state::{SqliteOptions, SqliteStore};
 #[cfg(unix)]

@@ -8,6 +8,6 @@ mod memory;
 mod sqlite;
 
 #[cfg(feature = "memory")]
-pub use memory::MemoryStore;
+pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};

@@ -3,6 +3,10 @@
 //! A batch is looked at as a whole before the first row of it changes, so an error leaves nothing
 //! behind and no reader sees half of it.
 
+mod cluster;
+
+pub use self::cluster::{MemoryCluster, MemoryHost};
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +76,20 @@ impl MemoryStore {
             id: id.into(),
             rows: Mutex::default(),
         }
+    }
+
+    /// Applies a batch: all of it, or nothing on an error.
+    fn apply(&self, batch: Vec<Transition>) -> Result<Vec<Verdict>, StoreError> {
+        let mut rows = self.rows();
+        let mut ahead = Ahead::default();
+        let verdicts = batch.iter().map(|t| rows.check(&mut ahead, t));
+        let verdicts = verdicts.collect::<Result<Vec<_>, _>>()?;
+        for (transition, verdict) in batch.into_iter().zip(&verdicts) {
+            if *verdict == Verdict::Applied {
+                transition.changes.into_iter().for_each(|c| rows.write(c));
+            }
+        }
+        Ok(verdicts)
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -249,16 +267,7 @@ impl RunStore for MemoryStore {
         batch: Vec<Transition>,
         _: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
-        let mut rows = self.rows();
-        let mut ahead = Ahead::default();
-        let verdicts = batch.iter().map(|t| rows.check(&mut ahead, t));
-        let verdicts = verdicts.collect::<Result<Vec<_>, _>>()?;
-        for (transition, verdict) in batch.into_iter().zip(&verdicts) {
-            if *verdict == Verdict::Applied {
-                transition.changes.into_iter().for_each(|c| rows.write(c));
-            }
-        }
-        Ok(verdicts)
+        self.apply(batch)
     }
 
     async fn reopen(&self) -> Result<(), StoreError> {

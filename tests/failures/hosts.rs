@@ -1,0 +1,168 @@
+//! Several hosts on one store.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use windlass::run_store::{RunQuery, RunStore};
+use windlass::{
+    Clock as _, Engine, MemoryCluster, RunHandle, RunId, Shard, ShardSet, Sharing, Signal,
+    SignalId, SignalRecord, SystemClock, Timestamp,
+};
+
+use crate::kit::{Calls, check, diamond, request};
+
+const TTL: Duration = Duration::from_millis(600);
+
+struct Cluster {
+    rows: MemoryCluster,
+    calls: Calls,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            rows: MemoryCluster::new(Arc::new(SystemClock::new()), TTL),
+            calls: Calls::default(),
+        }
+    }
+
+    async fn host(&self, name: &str) -> Engine {
+        let engine = Engine::builder(self.rows.host(name)).build().await.unwrap();
+        engine.deploy(diamond(6, &self.calls)).await.unwrap();
+        engine
+    }
+
+    /// Waits until every run ended, and checks each.
+    async fn all_end(&self, runs: &[RunId]) {
+        let reader = self.rows.host("reader");
+        while !reader
+            .runs(&RunQuery::unfinished())
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+        for run in runs {
+            check(&reader, *run).await;
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    SystemClock::new().now()
+}
+
+async fn start(engine: &Engine, numbers: std::ops::Range<u32>) -> Vec<RunHandle> {
+    let mut runs = Vec::new();
+    for number in numbers {
+        runs.push(engine.start(request(number)).await.unwrap());
+    }
+    runs
+}
+
+fn ids(runs: &[RunHandle]) -> Vec<RunId> {
+    runs.iter().map(RunHandle::id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hosts_share_the_runs_and_each_step_is_accepted_once() {
+    let cluster = Cluster::new();
+    let (a, b, c) = (
+        cluster.host("a").await,
+        cluster.host("b").await,
+        cluster.host("c").await,
+    );
+    let (of_a, of_b, of_c) = tokio::join!(start(&a, 0..20), start(&b, 20..40), start(&c, 40..60));
+    let homes = |runs: &[RunHandle]| -> BTreeSet<u8> {
+        runs.iter().map(|r| Shard::of(r.id()).number()).collect()
+    };
+    let (in_b, in_c) = (homes(&of_b), homes(&of_c));
+    assert!(in_b.is_disjoint(&in_c), "no shard is two hosts'");
+    let all = [ids(&of_a), ids(&of_b), ids(&of_c)].concat();
+    cluster.all_end(&all).await;
+    let calls = cluster.calls.all();
+    assert!(calls.len() == 60 * 13 && calls.values().all(|n| *n == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_starts_one_run_whichever_host_is_asked() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.host("a").await, cluster.host("b").await);
+    let (of_a, of_b) = tokio::join!(start(&a, 0..20), start(&b, 0..20));
+    assert_eq!(ids(&of_a), ids(&of_b));
+    let created = of_a.iter().chain(&of_b).filter(|r| r.created()).count();
+    assert_eq!(created, 20);
+    // A handle of a run that is another host's waits for it all the same.
+    for run in of_a.iter().chain(&of_b) {
+        run.outcome().await.unwrap();
+    }
+    cluster.all_end(&ids(&of_a)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_of_a_host_that_dies_go_on_within_its_lease() {
+    let cluster = Cluster::new();
+    let a = cluster.host("a").await;
+    let runs = ids(&start(&a, 0..30).await);
+    // Dropped without a word, as when its process is killed.
+    drop(a);
+    let died = now();
+    let b = cluster.host("b").await;
+    cluster.all_end(&runs).await;
+    let took = now().since(died);
+    assert!(took < 10 * TTL, "{took:?}");
+    b.drain(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_host_hands_over_at_once() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.host("a").await, cluster.host("b").await);
+    let runs = ids(&start(&a, 0..30).await);
+    a.drain(Duration::ZERO).await.unwrap();
+    let drained = now();
+    cluster.all_end(&runs).await;
+    let took = now().since(drained);
+    assert!(took < TTL, "{took:?}: no lease had to lapse");
+    b.drain(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_host_decided_before_it_lost_its_shards_changes_nothing() {
+    let cluster = Cluster::new();
+    let a = cluster.host("a").await;
+    let runs = ids(&start(&a, 0..30).await);
+    // Another host takes half of it over while the first is at work and believes in its lease;
+    // then it gives back what it took, with nothing done.
+    let thief = cluster.rows.host("thief");
+    cluster.rows.end_leases();
+    thief.renew(ShardSet::NONE).await.unwrap();
+    let b = cluster.host("b").await;
+    thief.hand_over().await.unwrap();
+    cluster.all_end(&runs).await;
+    drop((a, b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_reaches_a_run_on_whichever_host_it_is() {
+    let cluster = Cluster::new();
+    let (a, b) = (cluster.host("a").await, cluster.host("b").await);
+    let runs = start(&a, 0..10).await;
+    let caller = cluster.rows.host("caller");
+    for (run, number) in runs.iter().zip(0..) {
+        let pause = Signal::Pause { run: run.id() };
+        let record = SignalRecord::new(SignalId::new(number), pause, Timestamp::from_micros(0));
+        caller.signal(&record).await.unwrap();
+        let resume = Signal::Resume { run: run.id() };
+        let number = number + 1_000;
+        let record = SignalRecord::new(SignalId::new(number), resume, Timestamp::from_micros(0));
+        caller.signal(&record).await.unwrap();
+    }
+    cluster.all_end(&ids(&runs)).await;
+    while !caller.signals(10).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop((a, b));
+}
