@@ -38,7 +38,7 @@ pub(crate) fn of(occasion: &Occasion<'_>, what: &Failed<'_>) -> Vec<String> {
 /// Returns what to do about a step that nobody can tell about.
 pub(crate) fn unknown(step: &str) -> String {
     format!(
-        "look whether the work of {step} is done or still running, then say how the attempt ended; \
+        "look whether the work of {step} is done or still running, then say how the attempt ended (`windlass resolve`); \
          if {step} may safely run twice, mark it `idempotent` and it is tried again by itself"
     )
 }

@@ -202,12 +202,13 @@ pub(crate) fn unknown(
     }
 }
 
-/// A run that waited for a person has ended; others may still wait.
+/// A run that waited for a person has ended, or the person answered; others may still wait.
 pub(crate) fn settled(occasion: &Occasion<'_>, cause: &str, left: &Failing) -> Message {
     let end = match occasion.run.state {
         RunState::Succeeded => "succeeded",
         RunState::Failed => "failed",
-        _ => "was cancelled",
+        RunState::Cancelled => "was cancelled",
+        _ => "goes on: somebody said how the attempt ended",
     };
     let mut body = Body::default();
     body.line(&format!("The run no longer waits: it {end}."));

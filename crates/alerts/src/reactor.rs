@@ -213,11 +213,27 @@ impl AlertReactor {
         })
     }
 
-    /// The run has ended, so none of its steps waits for a person any more.
-    fn settled(&self, occasion: &Occasion<'_>) -> Vec<OutboxRecord> {
+    /// Somebody said how the attempt of a step ended.
+    fn resolved(&self, occasion: &Occasion<'_>, slot: Slot) -> Vec<OutboxRecord> {
+        let run = occasion.run;
+        let spec = occasion.pipeline.all_steps().nth(slot.step as usize);
+        let step = spec.map(|s| s.name.as_str());
+        let key = incident_key(
+            &run.environment,
+            &run.pipeline,
+            Family::StepUnknown,
+            step,
+            None,
+        );
+        self.settled(occasion, |of| *of == key)
+    }
+
+    /// The run waits no longer for what those incidents are about.
+    fn settled(&self, occasion: &Occasion<'_>, over: impl Fn(&str) -> bool) -> Vec<OutboxRecord> {
         let run = occasion.run;
         let open = self.open.of(&run.environment, &run.pipeline);
-        open.flat_map(|(key, open)| {
+        let over = open.filter(|(key, _)| over(key));
+        over.flat_map(|(key, open)| {
             let left = match &open.failing {
                 Failing::Runs(runs) if runs.contains(&run.id) => {
                     Failing::Runs(runs.iter().copied().filter(|r| *r != run.id).collect())
@@ -344,13 +360,17 @@ impl Reactor for AlertReactor {
                 Vec::new()
             }
             EventKind::StepUnknown { slot } => self.unknown(occasion, *slot),
+            // Of several items one may wait still: those are settled with their run.
+            EventKind::StepResolved { slot, .. } if slot.item.is_none() => {
+                self.resolved(occasion, *slot)
+            }
             EventKind::RunEnded {
                 state,
                 reason,
                 roots,
                 blocked,
             } => {
-                let mut records = self.settled(occasion);
+                let mut records = self.settled(occasion, |_| true);
                 match state {
                     RunState::Failed => {
                         records.extend(self.failed(occasion, roots, *blocked, reason.as_deref()));

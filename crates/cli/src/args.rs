@@ -95,6 +95,12 @@ Examples:
 Examples:
   windlass resume churn")]
     Resume(ResumeArgs),
+    /// Say how a step ended whose end nobody can tell
+    #[command(after_help = "\
+Examples:
+  windlass resolve churn train --as succeeded
+  windlass resolve 4f2a9c01 'score[2]' --as retry")]
+    Resolve(ResolveArgs),
     /// Run again what has no result, in a run that takes over the rest from an ended one
     #[command(after_help = "\
 Examples:
@@ -254,6 +260,28 @@ pub(crate) struct ResumeArgs {
     /// How to show progress, where no other process has the run
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResolveArgs {
+    #[command(flatten)]
+    pub(crate) run: RunName,
+    /// A step, with [N] behind it for an item of a mapped step
+    pub(crate) step: String,
+    /// How its last attempt ended; `retry` makes another one, free of charge
+    #[arg(long = "as", value_enum, value_name = "END")]
+    pub(crate) end: ResolvedAs,
+    /// How to show progress, where no other process has the run
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+/// What can be said of an attempt whose end nobody can tell.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum ResolvedAs {
+    Succeeded,
+    Failed,
+    Retry,
 }
 
 #[derive(Debug, clap::Args)]

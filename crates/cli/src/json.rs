@@ -180,6 +180,10 @@ pub(crate) fn event_line(event: &EventRecord, names: &Names) -> String {
             place(slot);
             line.event = "step_unknown";
         }
+        EventKind::StepResolved { slot, resolution } => {
+            place(slot);
+            (line.event, line.state) = ("step_resolved", Some(resolution.as_str()));
+        }
         // An engine that knows more than this command: the line still has its time and number.
         _ => line.event = "other",
     }

@@ -166,6 +166,11 @@ impl Show {
                 self.colour.state(StepState::Unknown),
                 self.names.label(*slot)
             ),
+            EventKind::StepResolved { slot, resolution } => format!(
+                "{}: somebody says {}",
+                self.names.label(*slot),
+                resolution.as_str()
+            ),
             EventKind::CancelRequested { reason } => format!("cancel: {reason}"),
             EventKind::RunPaused => "paused".to_owned(),
             EventKind::RunResumed => "goes on".to_owned(),

@@ -48,8 +48,8 @@ pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amo
 pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
 pub use run_store::{
     AttemptEnd, AttemptRecord, Change, Durability, EventKind, EventRecord, OutboxRecord,
-    OutboxState, RerunOf, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore, StepRecord,
-    StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
+    OutboxState, RerunOf, Resolution, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore,
+    StepRecord, StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
 };
 pub use sharing::{HostRecord, Lease, Shard, ShardSet, Sharing};
 pub use signal::{Signal, SignalId, SignalRecord, StartSignal};

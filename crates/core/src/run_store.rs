@@ -208,6 +208,31 @@ impl StepRecord {
     }
 }
 
+/// What somebody says of an attempt whose end nobody can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Resolution {
+    /// It did its work; it hands on nothing.
+    Succeeded,
+    /// It did not, and is not to be tried again.
+    Failed,
+    /// It did not, and is tried again, free of charge.
+    Retry,
+}
+
+impl Resolution {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Retry => "retry",
+        }
+    }
+}
+
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -420,6 +445,13 @@ pub enum EventKind {
     StepUnknown {
         /// The place.
         slot: Slot,
+    },
+    /// Somebody said how such an attempt ended.
+    StepResolved {
+        /// The place.
+        slot: Slot,
+        /// How.
+        resolution: Resolution,
     },
 }
 

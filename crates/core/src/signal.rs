@@ -8,8 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LogicalName, RunId, RunKey};
-use crate::run_store::RerunOf;
+use crate::ids::{LogicalName, RunId, RunKey, Slot};
+use crate::run_store::{RerunOf, Resolution};
 use crate::step::Json;
 use crate::storage::Digest;
 use crate::time::{LogicalDate, Timestamp};
@@ -35,6 +35,15 @@ pub enum Signal {
     Resume {
         /// The run.
         run: RunId,
+    },
+    /// Say how a step ended whose end nobody can tell; nothing happens if it is in another state.
+    Resolve {
+        /// The run.
+        run: RunId,
+        /// The step or item.
+        slot: Slot,
+        /// How.
+        resolution: Resolution,
     },
     /// Go on with an unfinished run that no engine has, and with the runs that its steps started.
     /// Whoever leaves it knows that one engine at a time has the store.
@@ -106,6 +115,7 @@ impl Signal {
             Self::Cancel { run, .. }
             | Self::Pause { run }
             | Self::Resume { run }
+            | Self::Resolve { run, .. }
             | Self::Adopt { run } => Some(*run),
             Self::Start(_) => None,
         }

@@ -20,7 +20,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use windlass_core::run_store::{AttemptEnd, EventKind};
+use windlass_core::run_store::{AttemptEnd, EventKind, Resolution};
 use windlass_core::{
     AttemptNo, Failure, FencingToken, Json, RunState as RunPhase, Slot, StepOutput, StepState,
     TimeoutKind, Timestamp, Usage,
@@ -84,6 +84,8 @@ pub(crate) enum Input {
     Pause,
     /// Somebody asks to go on.
     Resume,
+    /// Somebody says how an attempt ended of which nobody can tell.
+    Resolve { slot: Slot, resolution: Resolution },
     /// The run was loaded after a restart; it started then.
     Recover { started: Option<Timestamp> },
 }
@@ -221,6 +223,7 @@ impl RunState {
             Input::Cancel { reason } => self.cancel(reason, at, out),
             Input::Pause => self.pause(at, out),
             Input::Resume => self.resume(at, out),
+            Input::Resolve { slot, resolution } => self.resolve(*slot, *resolution, at, out),
             Input::Recover { started } => self.recover(*started, at, out),
         }
         self.close_phase(at, out);

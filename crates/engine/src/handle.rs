@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
-use windlass_core::run_store::{EventKind, EventRecord, RunRecord, RunSnapshot};
+use windlass_core::run_store::{EventKind, EventRecord, Resolution, RunRecord, RunSnapshot};
 use windlass_core::{
     Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Slot, StepName, StepRef,
     StepState, Timestamp, WaitReason,
@@ -319,6 +319,15 @@ impl RunHandle {
     /// [`crate::ErrorKind::Closed`].
     pub async fn resume(&self) -> Result<(), Error> {
         self.tell(Input::Resume).await
+    }
+
+    /// Says how a step ended whose end nobody can tell ([`windlass_core::StepState::Unknown`]);
+    /// nothing happens if it is in another state.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Closed`].
+    pub async fn resolve(&self, slot: Slot, resolution: Resolution) -> Result<(), Error> {
+        self.tell(Input::Resolve { slot, resolution }).await
     }
 
     async fn tell(&self, input: Input) -> Result<(), Error> {

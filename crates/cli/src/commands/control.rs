@@ -1,18 +1,19 @@
-//! `cancel`, `pause` and `resume`: wishes that are left in the store, and carried out by whichever
+//! `cancel`, `pause`, `resume` and `resolve`: wishes that are left in the store, and carried out by whichever
 //! engine has the run. Where none is at work, this process is it.
 
 use std::process::ExitCode;
 
 use serde_json::json;
 use windlass::project::Project;
-use windlass::run_store::{RunRecord, RunStore};
+use windlass::run_store::{Resolution, RunRecord, RunSnapshot, RunStore};
 use windlass::wiring::Variables;
-use windlass::{ClockExt, RunState, Signal, SignalId, SqliteStore, SystemClock};
+use windlass::{ClockExt, RunState, Signal, SignalId, SqliteStore, StepState, SystemClock};
 
-use super::{Failure, find_run, load, store_of_runs};
-use crate::args::{CancelArgs, Place, Progress, ResumeArgs, RunName};
+use super::{Failure, find_run, find_step, load, look, store_of_runs};
+use crate::args::{CancelArgs, Place, Progress, ResolveArgs, ResolvedAs, ResumeArgs, RunName};
 use crate::drive::{Drive, Goal, LOOK, holder, leave, root_of};
 use crate::exit::Exit;
+use crate::json::Names;
 use crate::progress::Look;
 use crate::{json as lines, print};
 
@@ -197,4 +198,58 @@ pub(crate) async fn resume(
         return Ok(ExitCode::SUCCESS);
     }
     Ok(Exit::of(found.go_on(variables, args.progress).await?).into())
+}
+
+pub(crate) async fn resolve(
+    place: &Place,
+    args: &ResolveArgs,
+    variables: Variables,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
+    let found = find(place, &args.run, "resolve", as_json).await?;
+    let run = found.run.id;
+    let snapshot = look(&found.store, run).await?;
+    let slot = find_step(&snapshot, &args.step)?;
+    let row = snapshot.steps.iter().find(|s| s.slot == slot);
+    let state = row.map_or(StepState::Pending, |s| s.state);
+    if state != StepState::Unknown {
+        return Err(Failure::wrong(not_unknown(&snapshot, &args.step, state)));
+    }
+    let (resolution, said) = match args.end {
+        ResolvedAs::Succeeded => (
+            Resolution::Succeeded,
+            "succeeded: what is behind it goes on",
+        ),
+        ResolvedAs::Failed => (Resolution::Failed, "failed"),
+        ResolvedAs::Retry => (Resolution::Retry, "to be tried again"),
+    };
+    let signal = found
+        .leave(Signal::Resolve {
+            run,
+            slot,
+            resolution,
+        })
+        .await?;
+    if let Some(state) = found.wait(&signal, |_| true).await? {
+        found.answer(state, false, &format!("takes `{}` as {said}", args.step));
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(Exit::of(found.go_on(variables, args.progress).await?).into())
+}
+
+/// Says why a step can't be resolved, and which can.
+fn not_unknown(snapshot: &RunSnapshot, step: &str, state: StepState) -> String {
+    let names = Names::of(&snapshot.version.spec);
+    let waiting = snapshot.steps.iter();
+    let waiting = waiting.filter(|s| s.state == StepState::Unknown);
+    let waiting: Vec<String> = waiting.map(|s| names.label(s.slot)).collect();
+    let help = if waiting.is_empty() {
+        "no step of the run waits for that".to_owned()
+    } else {
+        format!("these do: {}", waiting.join(", "))
+    };
+    format!(
+        "step `{step}` of run {} is {state}: only what is unknown can be resolved\nhelp: {help}",
+        snapshot.run.id.short()
+    )
 }

@@ -230,6 +230,11 @@ impl<'a> Steps<'a> {
         if state == StepState::Failed && self.snapshot.run.state.is_final() {
             help.push(format!("windlass rerun {run}"));
         }
+        if state == StepState::Unknown {
+            help.push(format!(
+                "windlass resolve {run} '{label}' --as succeeded | failed | retry"
+            ));
+        }
         if waits == Some(&WaitReason::Paused) {
             help.push(format!("windlass resume {run}"));
         }

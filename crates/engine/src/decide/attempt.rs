@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use windlass_core::run_store::{AttemptEnd, EventKind};
+use windlass_core::run_store::{AttemptEnd, EventKind, Resolution};
 use windlass_core::{
     Action, Failure, FailureClass, FencingToken, Slot, StepOutput, StepState, TimeoutKind,
     Timestamp, Usage,
@@ -230,6 +230,34 @@ impl RunState {
                 Some(Failure::new(FailureClass::Lost, why));
             out.touch(slot);
             out.event(|| EventKind::StepUnknown { slot });
+        }
+    }
+
+    /// Ends the wait for a person.
+    pub(super) fn resolve(
+        &mut self,
+        slot: Slot,
+        resolution: Resolution,
+        at: Timestamp,
+        out: &mut Decision,
+    ) {
+        let Some(node) = self
+            .node_mut(slot)
+            .filter(|n| n.state == StepState::Unknown)
+        else {
+            return;
+        };
+        node.state = StepState::Ready;
+        out.touch(slot);
+        out.event(|| EventKind::StepResolved { slot, resolution });
+        match resolution {
+            Resolution::Succeeded => {
+                self.extras.entry(slot).or_default().failure = None;
+                self.finish(slot, StepState::Succeeded, at, out);
+            }
+            Resolution::Retry => self.begin(slot, at, out),
+            // Why nobody can tell is why it failed.
+            _ => self.finish(slot, StepState::Failed, at, out),
         }
     }
 

@@ -255,6 +255,7 @@ impl Gate {
                 | Input::Cancel { .. }
                 | Input::Pause
                 | Input::Resume
+                | Input::Resolve { .. }
         );
         if outside {
             self.inputs.push(Taken {

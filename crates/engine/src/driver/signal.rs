@@ -36,6 +36,11 @@ impl Driver {
             Signal::Cancel { run, reason } => self.signal_run(run, id, Input::Cancel { reason }),
             Signal::Pause { run } => self.signal_run(run, id, Input::Pause),
             Signal::Resume { run } => self.signal_run(run, id, Input::Resume),
+            Signal::Resolve {
+                run,
+                slot,
+                resolution,
+            } => self.signal_run(run, id, Input::Resolve { slot, resolution }),
             other => tracing::debug!(?other, "a signal that this version doesn't know"),
         }
     }

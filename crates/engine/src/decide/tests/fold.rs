@@ -81,6 +81,7 @@ impl Fold {
             }
             EventKind::AttemptEnded { slot, .. } => self.set(*slot, Place::Waits),
             EventKind::StepUnknown { slot } => self.set(*slot, Place::Unknown),
+            EventKind::StepResolved { slot, .. } => self.set(*slot, Place::Waits),
             EventKind::StepEnded { slot, state, .. } => self.set(*slot, Place::Ended(*state)),
             _ => {}
         }

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use windlass_core::run_store::AttemptEnd;
+use windlass_core::run_store::{AttemptEnd, Resolution};
 use windlass_core::{
     Failure, FailureClass, FencingToken, Slot, StepOutput, StepState, TimeoutKind, Timestamp,
 };
@@ -63,7 +63,7 @@ fn end(bits: u16) -> AttemptEnd {
 fn input(w: &World, (kind, which, tokens, rest): Bits) -> Input {
     let slot = slot(w, which);
     let token = token(w, slot, tokens);
-    match kind % 26 {
+    match kind % 28 {
         0 => Input::Start,
         1..=4 => Input::Evaluated {
             slot,
@@ -94,7 +94,19 @@ fn input(w: &World, (kind, which, tokens, rest): Bits) -> Input {
         25 => Input::Recover {
             started: (rest % 2 == 0).then_some(Timestamp::from_micros(i64::from(rest))),
         },
+        26 | 27 => Input::Resolve {
+            slot,
+            resolution: resolution(rest),
+        },
         _ => Input::Wake { slot },
+    }
+}
+
+const fn resolution(bits: u16) -> Resolution {
+    match bits % 3 {
+        0 => Resolution::Succeeded,
+        1 => Resolution::Failed,
+        _ => Resolution::Retry,
     }
 }
 
@@ -176,6 +188,10 @@ fn every_pair_of_a_state_and_an_input_was_tried() {
         },
         Input::Pause,
         Input::Resume,
+        Input::Resolve {
+            slot,
+            resolution: Resolution::Retry,
+        },
         Input::Recover { started: None },
     ];
     let mut missing = Vec::new();

@@ -179,3 +179,43 @@ fn at_most_ten_roots_are_named_and_the_reason_counts_the_rest() {
     assert_eq!(w.roots().len(), 10);
     assert_eq!(w.record.reason.as_deref(), Some("s0: broken (and 11 more)"));
 }
+
+#[test]
+fn a_person_says_how_an_attempt_ended_that_nobody_could_follow() {
+    use windlass_core::run_store::Resolution::{Failed, Retry, Succeeded};
+    let unknown = || {
+        let mut w = World::start("a job; b after a; c after a:failed");
+        w.lose_sight("a").expect("a unknown, b pending");
+        w
+    };
+    unknown()
+        .resolve("a", Succeeded)
+        .expect("a succeeded, b running, c skipped");
+    unknown()
+        .resolve("a", Failed)
+        .expect("a failed, b skipped, c running");
+    let mut w = unknown();
+    w.resolve("a", Retry).expect("a running, b pending");
+    assert_eq!(w.launches.len(), 2, "a second attempt");
+    // What was said of an attempt is not said of the next one.
+    w.resolve("a", Failed).expect("a running");
+    w.succeed("a b").expect("a succeeded, b succeeded");
+}
+
+#[test]
+fn a_pause_holds_what_a_person_wants_tried_again() {
+    let mut w = World::start("a job");
+    w.lose_sight("a").pause();
+    w.resolve("a", windlass_core::run_store::Resolution::Retry);
+    assert_eq!(w.launches.len(), 1);
+    w.resume().expect("a running");
+}
+
+#[test]
+fn an_item_is_resolved_as_a_step_is() {
+    let mut w = World::start("m map=3 job tolerate=1; b after m");
+    w.lose_sight("m[1]").succeed("m[0] m[2]");
+    w.expect("m running, m[1] unknown");
+    w.resolve("m[1]", windlass_core::run_store::Resolution::Failed)
+        .expect("m succeeded, b running");
+}

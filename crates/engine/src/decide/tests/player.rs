@@ -281,6 +281,7 @@ impl<'a> Player<'a> {
             Input::Deadline | Input::Cancel { .. } | Input::Recover { .. } => false,
             Input::Pause => w.run.phase != Phase::Running,
             Input::Resume => w.run.phase != Phase::Paused,
+            Input::Resolve { slot, .. } => node(slot).is_none_or(|n| n.state != StepState::Unknown),
         }
     }
 }

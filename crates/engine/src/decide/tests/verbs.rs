@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use windlass_core::run_store::{AttemptEnd, EventKind, RootFailure};
+use windlass_core::run_store::{AttemptEnd, EventKind, Resolution, RootFailure};
 use windlass_core::{
     Failure, FailureClass, FencingToken, RunState as RunPhase, SkipReason, StepOutput, StepState,
 };
@@ -104,6 +104,12 @@ impl World {
 
     pub(super) fn resume(&mut self) -> &mut Self {
         self.send(Input::Resume);
+        self
+    }
+
+    pub(super) fn resolve(&mut self, text: &str, resolution: Resolution) -> &mut Self {
+        let slot = self.slot(text);
+        self.send(Input::Resolve { slot, resolution });
         self
     }
 

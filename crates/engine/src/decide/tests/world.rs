@@ -497,6 +497,7 @@ pub(super) const fn kind_of(input: &Input) -> (&'static str, Option<Slot>) {
         Input::Cancel { .. } => ("cancel", None),
         Input::Pause => ("pause", None),
         Input::Resume => ("resume", None),
+        Input::Resolve { slot, .. } => ("resolve", Some(*slot)),
         Input::Recover { .. } => ("recover", None),
     }
 }

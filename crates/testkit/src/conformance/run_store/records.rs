@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use windlass_core::run_store::{
-    AttemptEnd, AttemptRecord, EventKind, RootFailure, RunSnapshot, StepRecord,
+    AttemptEnd, AttemptRecord, EventKind, Resolution, RootFailure, RunSnapshot, StepRecord,
 };
 use windlass_core::{
     AttemptNo, Digest, Failure, FailureClass, FencingToken, Json, RunState, SkipReason, Slot,
@@ -341,6 +341,10 @@ pub(super) async fn every_kind_of_event_reads_back(p: Place) -> Found {
             skip: Some(SkipReason::Blocked { by }),
         },
         EventKind::StepUnknown { slot },
+        EventKind::StepResolved {
+            slot,
+            resolution: Resolution::Retry,
+        },
         EventKind::RunEnded {
             state: RunState::Failed,
             reason,
