@@ -18,5 +18,6 @@ mod kit;
 mod logs;
 mod programs;
 mod reruns;
+mod resolves;
 mod share;
 mod states;
