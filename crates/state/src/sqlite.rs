@@ -3,13 +3,14 @@
 //! One thread owns the connection that writes, and commits in groups (`write`); readers have
 //! connections of their own (`pool`) and neither wait for the writer nor hold it up. The file is in
 //! WAL mode with `synchronous=FULL`: an acknowledged [`Durability::Synced`] commit outlives a power
-//! cut as far as the disk keeps what it said it synced. All of it can be read with the `sqlite3`
+//! cut as far as the disk keeps what it said it synced. A failed commit makes every later one `Fatal`
+//! until [`RunStore::reopen`]. All of it can be read with the `sqlite3`
 //! shell, also while an engine runs; `migrations/0001_records.sql` says what the columns mean.
 //!
 //! Beside `NAME` lie `NAME-wal` and `NAME-shm`, which belong to it (a copy of `NAME` alone is no
 //! backup: use [`SqliteStore::backup`]), and `NAME.lock`, which one engine holds.
 //!
-//! This store doesn't share a file between hosts, doesn't encrypt, and never deletes a run.
+//! This store doesn't share a file between hosts and doesn't encrypt.
 
 mod check;
 mod lock;
@@ -17,13 +18,15 @@ mod migrate;
 mod open;
 mod pool;
 mod read;
+mod reopen;
 mod rows;
 mod versions;
 mod write;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -33,9 +36,10 @@ use windlass_core::run_store::{
 };
 use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
 
+use self::open::Access;
 use self::pool::Readers;
 use self::versions::Versions;
-use self::write::Request;
+use self::write::{Commit, Request};
 
 /// How to open a file.
 ///
@@ -86,8 +90,8 @@ pub struct SqliteStore {
 struct Writer {
     requests: Option<mpsc::Sender<Request>>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// Why it stopped, once it did.
-    stopped: Arc<OnceLock<String>>,
+    /// True from a failed commit until the file is open again.
+    failed: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -208,7 +212,7 @@ impl SqliteStore {
         }
         // The engine that holds it may be at work: the file's own lock keeps the two apart.
         let path = self.path.clone();
-        blocking(move || write::outside(&open::connect(&path, false)?, change)).await
+        blocking(move || write::outside(&open::connect(&path, Access::Write)?, change)).await
     }
 }
 
@@ -239,9 +243,17 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Writer {
-    fn stopped(&self) -> StoreError {
-        let why = self.stopped.get().map(String::as_str);
-        write::stop_error(why.unwrap_or("its thread panicked"))
+    /// Asks the thread for something and waits for its answer.
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answered: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let gone = || StoreError::fatal("the writer of the store panicked: open the store again");
+        // They are there until the store is dropped.
+        let requests = self.requests.as_ref().ok_or_else(gone)?;
+        requests.send(request).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
     }
 }
 
@@ -262,23 +274,39 @@ impl RunStore for SqliteStore {
         let writer = self.writer.as_ref().ok_or_else(|| {
             StoreError::held("the store is open for reading only: open it for writing to commit")
         })?;
-        let requests = writer.requests.as_ref().ok_or_else(|| writer.stopped())?;
         let (answer, answered) = oneshot::channel();
-        let request = Request {
+        let commit = Commit {
             batch,
             durability,
             answer,
         };
-        let sent = requests.send(request).await;
-        sent.map_err(|_| writer.stopped())?;
-        answered.await.map_err(|_| writer.stopped())?
+        writer.ask(Request::Commit(commit), answered).await
     }
 
+    /// A failed commit closes the connection that wrote; this closes those that read too, so that
+    /// nothing of the file is open here, and opens it anew. The lock that keeps other engines out is
+    /// held all the while. Commits and reads that come meanwhile wait for it, and it waits for reads
+    /// under way.
+    ///
+    /// # Errors
+    /// `Corrupt` if an acknowledged commit is not there any more, or the file is another one; else
+    /// those of opening.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the file may or may not be open again; it may be called again.
     async fn reopen(&self) -> Result<(), StoreError> {
-        Err(match &self.writer {
-            Some(writer) if writer.stopped.get().is_some() => writer.stopped(),
-            _ => return Ok(()),
-        })
+        let Some(writer) = &self.writer else {
+            return Ok(());
+        };
+        if !writer.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let alone = self.readers.alone().await;
+        let (answer, answered) = oneshot::channel();
+        let opened = writer.ask(Request::Reopen(answer), answered).await;
+        self.versions.clear();
+        drop(alone);
+        opened
     }
 
     fn sharing(&self) -> Option<&dyn Sharing> {

@@ -128,7 +128,7 @@ pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
 mod tests {
     use windlass_core::run_store::StoreErrorKind;
 
-    use super::super::open::connect;
+    use super::super::open::{Access, connect};
     use super::*;
 
     const FIRST: &str = "CREATE TABLE meta (key TEXT, value ANY); CREATE TABLE a (x INTEGER);";
@@ -146,7 +146,7 @@ mod tests {
     fn an_older_file_is_upgraded_in_one_go_after_a_copy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runs.db");
-        let mut db = connect(&path, false).unwrap();
+        let mut db = connect(&path, Access::Make).unwrap();
         migrate(&mut db, &path, &[FIRST], || "one".to_owned()).unwrap();
         db.execute_batch("INSERT INTO a VALUES (1)").unwrap();
         assert!(
@@ -169,7 +169,7 @@ mod tests {
     fn an_upgrade_that_fails_leaves_the_file_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runs.db");
-        let mut db = connect(&path, false).unwrap();
+        let mut db = connect(&path, Access::Make).unwrap();
         migrate(&mut db, &path, &[FIRST], || "one".to_owned()).unwrap();
         db.execute_batch("INSERT INTO a VALUES (1)").unwrap();
         for _ in 0..2 {

@@ -1,7 +1,8 @@
 //! Opening a file: its place, its lock, the settings of its connections.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -11,15 +12,17 @@ use windlass_core::run_store::StoreError;
 use super::lock::Lock;
 use super::migrate::{self, MIGRATIONS};
 use super::pool::Readers;
+use super::reopen::Opened;
 use super::versions::Versions;
-use super::{SqliteOptions, SqliteStore, Writer, write};
+use super::write::Thread;
+use super::{SqliteOptions, SqliteStore, Writer};
 
 /// Requests that may wait for the writer; more wait at the door.
 const QUEUE: usize = 1_024;
 /// How long to wait for the lock of another connection, for example a shell that writes.
 const BUSY: Duration = Duration::from_secs(5);
-/// Pages of the write-ahead log after which it is copied into the file: 16 MiB.
-const CHECKPOINT_PAGES: u32 = 4_096;
+/// Syncs every commit, and copies the log into the file once it has so many pages: 16 MiB.
+pub(super) const SYNCED: &str = "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4096";
 /// Bytes that the log keeps when it is empty.
 const LOG_KEPT: u32 = 64 << 20;
 /// Statements kept by each connection.
@@ -52,11 +55,15 @@ pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<SqliteStore, S
         (id, None)
     } else {
         let lock = Lock::take(path)?;
-        let mut db = connect(path, false)?;
+        let mut db = connect(path, Access::Make)?;
         migrate::migrate(&mut db, path, MIGRATIONS, new_id)?;
         migrate::sync_folder_of(path).map_err(|e| io("sync the folder of", e))?;
         let id = store_id(&db)?;
-        let writer = start_writer(db, lock).map_err(|e| io("start the writer of", e))?;
+        let opened = Opened {
+            path: path.to_owned(),
+            id: id.clone(),
+        };
+        let writer = start_writer(db, lock, opened).map_err(|e| io("start the writer of", e))?;
         (id, Some(writer))
     };
     Ok(SqliteStore {
@@ -88,22 +95,25 @@ fn complete(version: usize, path: &Path) -> Result<(), StoreError> {
     )))
 }
 
-fn start_writer(db: Connection, lock: Lock) -> std::io::Result<Writer> {
+fn start_writer(db: Connection, lock: Lock, opened: Opened) -> std::io::Result<Writer> {
     let (requests, received) = mpsc::channel(QUEUE);
-    let stopped = Arc::new(OnceLock::new());
-    let why = Arc::clone(&stopped);
+    let failed = Arc::new(AtomicBool::new(false));
+    let thread = Thread {
+        opened,
+        requests: received,
+        failed: Arc::clone(&failed),
+    };
     let thread = std::thread::Builder::new()
         .name("windlass-store".to_owned())
         .spawn(move || {
-            write::run(&db, received, &why);
             // The file is closed before the lock goes.
-            drop(db);
+            thread.run(db);
             drop(lock);
         })?;
     Ok(Writer {
         requests: Some(requests),
         thread: Some(thread),
-        stopped,
+        failed,
     })
 }
 
@@ -122,19 +132,28 @@ pub(super) fn cannot(what: &str, path: &Path, e: rusqlite::Error) -> StoreError 
     .with_source(e)
 }
 
+/// What a connection may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+    /// Write, and make the file if it isn't there.
+    Make,
+}
+
 /// Opens a connection with the settings that every one of them needs.
-pub(super) fn connect(path: &Path, read_only: bool) -> Result<Connection, StoreError> {
+pub(super) fn connect(path: &Path, access: Access) -> Result<Connection, StoreError> {
     let failed = |e| cannot("open", path, e);
-    let access = if read_only {
-        OpenFlags::SQLITE_OPEN_READ_ONLY
-    } else {
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+    let flags = match access {
+        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        Access::Make => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
     };
-    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(failed)?;
     db.busy_timeout(BUSY).map_err(failed)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    if !read_only {
+    if access != Access::Read {
         make_safe(&db, path).map_err(failed)??;
     }
     Ok(db)
@@ -144,8 +163,8 @@ pub(super) fn connect(path: &Path, read_only: bool) -> Result<Connection, StoreE
 fn make_safe(db: &Connection, path: &Path) -> Result<Result<(), StoreError>, rusqlite::Error> {
     let journal: String = db.query_row("PRAGMA journal_mode=WAL", [], |r| r.get(0))?;
     db.execute_batch(&format!(
-        "PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF; PRAGMA cache_size=-32768; \
-         PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}; PRAGMA journal_size_limit={LOG_KEPT};"
+        "{SYNCED}; PRAGMA foreign_keys=OFF; PRAGMA cache_size=-32768; \
+         PRAGMA journal_size_limit={LOG_KEPT};"
     ))?;
     let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |r| r.get(0))?;
     if journal == "wal" && synchronous == 2 {
@@ -211,7 +230,7 @@ fn new_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-fn store_id(db: &Connection) -> Result<String, StoreError> {
+pub(super) fn store_id(db: &Connection) -> Result<String, StoreError> {
     let sql = "SELECT value FROM meta WHERE key = 'store_id'";
     db.query_row(sql, [], |r| r.get(0))
         .map_err(|e| StoreError::corrupt("the store has no id").with_source(e))
@@ -238,7 +257,7 @@ mod tests {
     #[test]
     fn a_writer_is_synced_and_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let db = connect(&dir.path().join("a.db"), false).unwrap();
+        let db = connect(&dir.path().join("a.db"), Access::Make).unwrap();
         let level: i64 = db
             .query_row("PRAGMA synchronous", [], |r| r.get(0))
             .unwrap();

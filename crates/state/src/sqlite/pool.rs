@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use windlass_core::run_store::StoreError;
 
-use super::open::connect;
+use super::open::{Access, connect};
 
 /// Reads at the same time; more wait without a thread.
-const READS: usize = 4;
+const READS: u32 = 4;
 
 /// Connections that are made when they are needed and kept for the next reader.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            turns: Arc::new(Semaphore::new(READS)),
+            turns: Arc::new(Semaphore::new(READS as usize)),
             idle: Mutex::new(Some(Vec::new())),
         }
     }
@@ -58,7 +58,7 @@ impl Readers {
         let kept = idle().as_mut().and_then(Vec::pop);
         let db = match kept {
             Some(db) => db,
-            None => connect(&self.path, true)?,
+            None => connect(&self.path, Access::Read)?,
         };
         let done = work(&db)?;
         // Only a connection that just worked is worth keeping.
@@ -66,6 +66,19 @@ impl Readers {
             idle.push(db);
         }
         Ok(done)
+    }
+
+    /// Waits for the reads under way, closes all connections, and lets nobody read until what it
+    /// returns is dropped.
+    pub(super) async fn alone(&self) -> Option<OwnedSemaphorePermit> {
+        let turns = Arc::clone(&self.turns).acquire_many_owned(READS);
+        // The semaphore is never closed.
+        let alone = turns.await.ok();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(idle) = idle.as_mut() {
+            idle.clear();
+        }
+        alone
     }
 
     /// Closes what nobody uses, so that the writer is the last one to close the file.

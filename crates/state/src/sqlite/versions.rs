@@ -28,6 +28,11 @@ impl Versions {
         Some(version)
     }
 
+    /// Forgets all, after which each is read anew.
+    pub(super) fn clear(&self) {
+        self.kept().clear();
+    }
+
     /// Keeps a version; the latest one is kept whatever its size.
     pub(super) fn keep(&self, version: VersionRecord) {
         let mut kept = self.kept();

@@ -5,17 +5,22 @@
 //! a single caller pays one sync a commit and no delay.
 //!
 //! A request that breaks an invariant fails alone: its group is rolled back and written again
-//! without it. Any other failure ends the writer, because after a failed sync nobody can tell what
-//! the disk has kept, and a second sync of the same file may say that all is well.
+//! without it. Any other failure ends the connection, because after a failed sync nobody can tell
+//! what the disk has kept, and a second sync of the same file may say that all is well. The thread
+//! lives on and refuses every commit, until it is told to open the file again (`reopen`).
 
 use std::mem;
-use std::sync::OnceLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::error_chain;
 use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
 
+use super::open::SYNCED;
+use super::reopen::{Opened, Witness};
 use super::rows::{Refused, Tables};
 
 /// Transitions that go into one transaction, unless one request has more.
@@ -25,23 +30,35 @@ const MAX_BYTES: usize = 8 << 20;
 
 type Answer = Result<Vec<Verdict>, StoreError>;
 
+/// What the thread is asked for.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// To write.
+    Commit(Commit),
+    /// To open the file again, if a commit failed.
+    Reopen(oneshot::Sender<Result<(), StoreError>>),
+}
+
 /// A commit that somebody waits for.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct Commit {
     pub(super) batch: Vec<Transition>,
     pub(super) durability: Durability,
     pub(super) answer: oneshot::Sender<Answer>,
 }
 
-impl Request {
+impl Commit {
     fn answer(self, answer: Answer) {
         // Whoever asked may have stopped waiting.
         drop(self.answer.send(answer));
     }
 
+    fn changes(&self) -> impl DoubleEndedIterator<Item = &Change> {
+        self.batch.iter().flat_map(|t| &t.changes)
+    }
+
     fn bytes(&self) -> usize {
-        let changes = self.batch.iter().flat_map(|t| &t.changes);
-        changes.map(bytes).sum()
+        self.changes().map(bytes).sum()
     }
 }
 
@@ -58,33 +75,99 @@ fn bytes(change: &Change) -> usize {
     }
 }
 
-/// Writes until the last sender is gone or a commit fails; then `stopped` says why.
-pub(super) fn run(
-    db: &Connection,
-    mut requests: mpsc::Receiver<Request>,
-    stopped: &OnceLock<String>,
-) {
-    let mut group = Vec::new();
-    let end = Writer::new(db)
-        .map_err(Failed::from)
-        .and_then(|mut writer| {
-            while let Some(first) = requests.blocking_recv() {
-                drain(first, &mut requests, &mut group);
-                writer.write(&mut group)?;
+/// What the thread needs beside its connection.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) opened: Opened,
+    pub(super) requests: mpsc::Receiver<Request>,
+    /// True from a failed commit until the file is open again.
+    pub(super) failed: Arc<AtomicBool>,
+}
+
+impl Thread {
+    /// Writes until the last sender is gone.
+    pub(super) fn run(mut self, mut db: Connection) {
+        let mut witness = None;
+        while let Err(why) = self.serve(&db, &mut witness) {
+            // Closing copies the log into the file if it may: out of pages that nobody can trust now.
+            db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+                .ok();
+            drop(db);
+            match self.refuse(&why, witness) {
+                Some(opened) => db = opened,
+                None => return,
             }
-            Ok(())
-        });
-    if let Err(Failed(error)) = end {
-        let why = error_chain(&error);
-        tracing::error!(error = why, "a commit failed and the store stopped writing");
-        let why = stopped.get_or_init(|| why);
-        for request in group {
-            request.answer(Err(stop_error(why)));
         }
-        requests.close();
-        while let Some(request) = requests.blocking_recv() {
-            request.answer(Err(stop_error(why)));
+    }
+
+    /// Commits until the last sender is gone; an error says why it can't go on.
+    fn serve(&mut self, db: &Connection, witness: &mut Option<Witness>) -> Result<(), String> {
+        let mut group = Vec::new();
+        let end = Writer::new(db, witness)
+            .map_err(Failed::from)
+            .and_then(|mut writer| {
+                while let Some(request) = self.requests.blocking_recv() {
+                    self.drain(request, &mut group);
+                    writer.write(&mut group)?;
+                }
+                Ok(())
+            });
+        end.map_err(|Failed(error)| {
+            let why = error_chain(&error);
+            tracing::error!(error = why, "a commit failed and the store stopped writing");
+            // First, so that whoever hears of it finds it failed.
+            self.failed.store(true, Ordering::Release);
+            for commit in group {
+                commit.answer(Err(stop_error(&why)));
+            }
+            why
+        })
+    }
+
+    /// Adds what was asked for, and what queued behind it as far as a group goes.
+    fn drain(&mut self, first: Request, group: &mut Vec<Commit>) {
+        let (mut transitions, mut size) = (0, 0);
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                Request::Commit(commit) => {
+                    transitions += commit.batch.len();
+                    size += commit.bytes();
+                    group.push(commit);
+                }
+                // All is well.
+                Request::Reopen(answer) => drop(answer.send(Ok(()))),
+            }
+            let full = transitions >= MAX_TRANSITIONS || size >= MAX_BYTES;
+            next = if full {
+                None
+            } else {
+                self.requests.try_recv().ok()
+            };
         }
+    }
+
+    /// Refuses commits until the file is open again; `None` once the last sender is gone.
+    fn refuse(&mut self, why: &str, witness: Option<Witness>) -> Option<Connection> {
+        while let Some(request) = self.requests.blocking_recv() {
+            let answer = match request {
+                Request::Commit(commit) => {
+                    commit.answer(Err(stop_error(why)));
+                    continue;
+                }
+                Request::Reopen(answer) => answer,
+            };
+            match self.opened.again(witness) {
+                Ok(db) => {
+                    tracing::info!("the store is open again after a failed commit");
+                    self.failed.store(false, Ordering::Release);
+                    drop(answer.send(Ok(())));
+                    return Some(db);
+                }
+                Err(e) => drop(answer.send(Err(e))),
+            }
+        }
+        None
     }
 }
 
@@ -107,23 +190,10 @@ pub(super) fn outside(db: &Connection, change: Change) -> Result<(), StoreError>
 }
 
 /// Returns what every commit after a failed one is told.
-pub(super) fn stop_error(why: &str) -> StoreError {
+fn stop_error(why: &str) -> StoreError {
     StoreError::fatal(format!(
-        "the store stopped writing, because a commit failed and what is on the disk is uncertain: free or repair the disk and open the store again cause=`{why}`"
+        "the store stopped writing, because a commit failed and what is on the disk is uncertain: free or repair the disk and reopen the store cause=`{why}`"
     ))
-}
-
-fn drain(first: Request, requests: &mut mpsc::Receiver<Request>, group: &mut Vec<Request>) {
-    let (mut transitions, mut size) = (first.batch.len(), first.bytes());
-    group.push(first);
-    while transitions < MAX_TRANSITIONS
-        && size < MAX_BYTES
-        && let Ok(next) = requests.try_recv()
-    {
-        transitions += next.batch.len();
-        size += next.bytes();
-        group.push(next);
-    }
 }
 
 /// The writer can't go on.
@@ -148,6 +218,10 @@ enum Rejected {
 struct Writer<'db> {
     db: &'db Connection,
     tables: Tables<'db>,
+    /// The last event that was written.
+    last: Option<Witness>,
+    /// The last event that was acknowledged as synced.
+    witness: &'db mut Option<Witness>,
     /// True while something lies in the log that was not synced.
     unsynced: bool,
     /// The level that the connection is set to.
@@ -155,10 +229,15 @@ struct Writer<'db> {
 }
 
 impl<'db> Writer<'db> {
-    fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+    fn new(
+        db: &'db Connection,
+        witness: &'db mut Option<Witness>,
+    ) -> Result<Self, rusqlite::Error> {
         Ok(Self {
             db,
             tables: Tables::new(db)?,
+            last: *witness,
+            witness,
             // What the engine before wrote last may not be synced.
             unsynced: true,
             level: Durability::Synced,
@@ -166,10 +245,11 @@ impl<'db> Writer<'db> {
     }
 
     /// Writes a group and answers everybody in it; leaves the group as it is if that fails.
-    fn write(&mut self, group: &mut Vec<Request>) -> Result<(), Failed> {
+    fn write(&mut self, group: &mut Vec<Commit>) -> Result<(), Failed> {
         while !group.is_empty() {
             match self.transaction(group) {
                 Ok(verdicts) => {
+                    self.remember(group, &verdicts);
                     for (request, verdicts) in mem::take(group).into_iter().zip(verdicts) {
                         request.answer(Ok(verdicts));
                     }
@@ -190,7 +270,7 @@ impl<'db> Writer<'db> {
         Ok(())
     }
 
-    fn transaction(&mut self, group: &[Request]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+    fn transaction(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected> {
         let durability = group.iter().map(|r| r.durability).max();
         let durability = durability.unwrap_or(Durability::Synced);
         self.set_level(durability).map_err(Rejected::Failed)?;
@@ -223,7 +303,28 @@ impl<'db> Writer<'db> {
         done
     }
 
-    fn apply(&mut self, group: &[Request]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+    /// Remembers the last event of a group that is in.
+    fn remember(&mut self, group: &[Commit], verdicts: &[Vec<Verdict>]) {
+        let transitions = group.iter().flat_map(|c| &c.batch);
+        let applied = transitions.zip(verdicts.iter().flatten());
+        let applied = applied.filter(|(_, verdict)| **verdict == Verdict::Applied);
+        for change in applied.flat_map(|(transition, _)| &transition.changes) {
+            match change {
+                Change::AppendEvent(e) => self.last = Some(Witness::new(e.run, e.seq)),
+                Change::DeleteRun(run) => {
+                    let gone = |witness: Option<Witness>| witness.filter(|w| w.run != *run);
+                    self.last = gone(self.last);
+                    *self.witness = gone(*self.witness);
+                }
+                _ => {}
+            }
+        }
+        if !self.unsynced {
+            *self.witness = self.last;
+        }
+    }
+
+    fn apply(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected> {
         let tables = &mut self.tables;
         let mut verdicts = Vec::with_capacity(group.len());
         for (number, request) in group.iter().enumerate() {
@@ -241,8 +342,10 @@ impl<'db> Writer<'db> {
     fn set_level(&mut self, durability: Durability) -> Result<(), rusqlite::Error> {
         if self.level != durability {
             self.db.execute_batch(match durability {
-                Durability::Lazy => "PRAGMA synchronous=NORMAL",
-                _ => "PRAGMA synchronous=FULL",
+                // A checkpoint syncs the log first and keeps to itself that it failed, so it must not be
+                // the one to sync what a later commit counts on.
+                Durability::Lazy => "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0",
+                _ => SYNCED,
             })?;
             self.level = durability;
         }
@@ -252,14 +355,16 @@ impl<'db> Writer<'db> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use windlass_core::run_store::{RunRecord, StoreErrorKind};
     use windlass_core::{Digest, Json, LogicalName, RunId, RunKey, Timestamp};
 
     use super::super::migrate::{MIGRATIONS, migrate};
-    use super::super::open::connect;
+    use super::super::open::{Access, connect};
     use super::*;
 
-    fn request(n: u32, size: usize) -> (Request, oneshot::Receiver<Answer>) {
+    fn commit(n: u32, size: usize) -> (Request, oneshot::Receiver<Answer>) {
         let at = Timestamp::from_micros(i64::from(n) * 1_000);
         let run = RunRecord::new(
             RunId::from_parts(at, u128::from(n)),
@@ -274,56 +379,82 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         let batch = vec![Transition::new(vec![Change::CreateRun(Box::new(run))])];
         let durability = Durability::Synced;
-        (
-            Request {
-                batch,
-                durability,
-                answer,
-            },
-            answered,
-        )
+        let commit = Commit {
+            batch,
+            durability,
+            answer,
+        };
+        (Request::Commit(commit), answered)
+    }
+
+    fn thread(dir: &Path, requests: mpsc::Receiver<Request>) -> (Thread, Connection) {
+        let path = dir.join("runs.db");
+        let mut db = connect(&path, Access::Make).unwrap();
+        migrate(&mut db, &path, MIGRATIONS, || "store".to_owned()).unwrap();
+        let opened = Opened {
+            path,
+            id: "store".to_owned(),
+        };
+        let failed = Arc::default();
+        let thread = Thread {
+            opened,
+            requests,
+            failed,
+        };
+        (thread, db)
     }
 
     #[test]
-    fn a_full_disk_stops_the_writer_and_every_later_commit_says_why() {
+    fn after_a_full_disk_every_commit_is_refused_until_the_file_is_open_again() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("runs.db");
-        let mut db = connect(&path, false).unwrap();
-        migrate(&mut db, &path, MIGRATIONS, || "store".to_owned()).unwrap();
-        // SQLite answers a file that may not grow as it answers a disk without room.
+        let (requests, received) = mpsc::channel(16);
+        let (thread, db) = thread(dir.path(), received);
+        // SQLite answers a file that may not grow as it answers a disk without room; the bound is
+        // the connection's, so the next one has room.
         let _: i64 = db
             .query_row("PRAGMA max_page_count=64", [], |r| r.get(0))
             .unwrap();
-        let (requests, received) = mpsc::channel(16);
-        let mut answers = Vec::new();
-        for (n, size) in (0..).zip([10, 10, 1 << 20, 10, 10]) {
-            let (request, answer) = request(n, size);
+        let ask = |n, size| {
+            let (request, answer) = commit(n, size);
             requests.try_send(request).unwrap();
-            answers.push(answer);
-        }
-        let stopped = OnceLock::new();
-        drop(requests);
-        run(&db, received, &stopped);
-        for mut answer in answers {
-            let error = answer.try_recv().unwrap().unwrap_err();
+            answer
+        };
+        let refused = [ask(0, 10), ask(1, 1 << 20), ask(2, 10)];
+        let (reopen, reopened) = oneshot::channel();
+        let failed = Arc::clone(&thread.failed);
+        let writing = std::thread::spawn(move || thread.run(db));
+        for answer in refused {
+            let error = answer.blocking_recv().unwrap().unwrap_err();
             assert_eq!(error.kind(), StoreErrorKind::Fatal);
             assert!(error.to_string().contains("full"), "{error}");
         }
-        assert!(stopped.get().unwrap().contains("full"));
-        let runs = db.query_row("SELECT count(*) FROM run", [], |r| r.get::<_, i64>(0));
-        assert_eq!(runs, Ok(0), "nothing of the group is in");
+        assert!(failed.load(Ordering::Acquire));
+        let still = ask(3, 10).blocking_recv().unwrap().unwrap_err();
+        assert_eq!(still.kind(), StoreErrorKind::Fatal, "it doesn't heal alone");
+        requests.try_send(Request::Reopen(reopen)).unwrap();
+        reopened.blocking_recv().unwrap().unwrap();
+        assert!(!failed.load(Ordering::Acquire));
+        let verdicts = ask(4, 1 << 20).blocking_recv().unwrap().unwrap();
+        assert_eq!(verdicts, [Verdict::Applied]);
+        drop(requests);
+        writing.join().unwrap();
+        let db = Connection::open(dir.path().join("runs.db")).unwrap();
+        let keys = db.query_row("SELECT group_concat(run_key) FROM run", [], |r| r.get(0));
+        assert_eq!(keys, Ok("run-4".to_owned()), "nothing refused is in");
     }
 
     #[test]
     fn a_group_is_bounded_by_transitions_and_by_bytes() {
-        let (requests, mut received) = mpsc::channel(64);
+        let (requests, received) = mpsc::channel(64);
         for n in 0..32 {
-            let (request, answer) = request(n, MAX_BYTES / 8);
+            let (request, answer) = commit(n, MAX_BYTES / 8);
             drop(answer);
             requests.try_send(request).unwrap();
         }
-        let (first, mut group) = (received.try_recv().unwrap(), Vec::new());
-        drain(first, &mut received, &mut group);
+        let dir = tempfile::tempdir().unwrap();
+        let (mut thread, _) = thread(dir.path(), received);
+        let (first, mut group) = (thread.requests.try_recv().unwrap(), Vec::new());
+        thread.drain(first, &mut group);
         assert_eq!(group.len(), 8, "8 MiB of 1 MiB each");
     }
 }
