@@ -10,4 +10,4 @@ mod sqlite;
 #[cfg(feature = "memory")]
 pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{Compacted, ExportLine, SqliteOptions, SqliteStore};

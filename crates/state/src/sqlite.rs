@@ -13,6 +13,8 @@
 //! This store doesn't share a file between hosts and doesn't encrypt.
 
 mod check;
+mod compact;
+mod export;
 mod lock;
 mod migrate;
 mod open;
@@ -36,6 +38,8 @@ use windlass_core::run_store::{
 };
 use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
 
+pub use self::compact::Compacted;
+pub use self::export::ExportLine;
 use self::open::Access;
 use self::pool::Readers;
 use self::versions::Versions;
@@ -200,6 +204,38 @@ impl SqliteStore {
         self.readers
             .read(move |db| migrate::copy(db, &to, false))
             .await
+    }
+
+    /// Gives back the room that removed rows took, by writing the file anew; needs as much room again
+    /// while it does. Where no engine has the file, none gets in meanwhile. An engine that has it, this
+    /// store's own too, waits for two seconds at most.
+    ///
+    /// # Errors
+    /// `Held` if an engine has the file and the time was too short, `Unavailable` if there is no room,
+    /// and those of opening. Nothing is changed then.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped it goes on to its end, and nobody learns it.
+    pub async fn compact(&self) -> Result<Compacted, StoreError> {
+        let path = self.path.clone();
+        blocking(move || compact::compact(&path)).await
+    }
+
+    /// Hands every record to `sink` as a line of JSON, as of one instant, and returns how many there
+    /// were: versions, then each run with its steps, attempts and events, then outbox and signals. One
+    /// row at a time is in memory. An engine goes on meanwhile, and its log grows until this ends.
+    ///
+    /// # Errors
+    /// `Unavailable` if `sink` fails, with its error as the source; `Corrupt` for a row that can't be
+    /// read.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped it goes on to its end, and nobody learns it.
+    pub async fn export(
+        &self,
+        sink: impl FnMut(ExportLine<'_>) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<u64, StoreError> {
+        self.readers.read(move |db| export::export(db, sink)).await
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) fn is_made(path: &Path) -> Result<bool, StoreError> {
 }
 
 /// An older file is read only after its upgrade, which only an engine makes.
-fn complete(version: usize, path: &Path) -> Result<(), StoreError> {
+pub(super) fn complete(version: usize, path: &Path) -> Result<(), StoreError> {
     if version == MIGRATIONS.len() {
         return Ok(());
     }

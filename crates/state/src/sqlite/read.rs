@@ -15,10 +15,10 @@ use windlass_core::{
 
 use super::rows::{outbox_code, outbox_state};
 
-type Read<T> = Result<T, rusqlite::Error>;
+pub(super) type Read<T> = Result<T, rusqlite::Error>;
 
 /// A row that can't be read is an error of SQLite's conversions; anything else is of the file.
-fn failed(e: rusqlite::Error) -> StoreError {
+pub(super) fn failed(e: rusqlite::Error) -> StoreError {
     match e {
         rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::InvalidColumnType(..)
@@ -125,11 +125,11 @@ fn slot(row: &Row<'_>, column: usize) -> Read<Slot> {
     })
 }
 
-const RUN: &str = "run.no, id, run_key, pipeline, version, environment, date, params, created_at, \
+pub(super) const RUN: &str = "run.no, id, run_key, pipeline, version, environment, date, params, created_at, \
     state, cancel_requested, started_at, ended_at, next_token, next_seq, reason, \
     parent, parent_step, parent_item, pipeline_commit, code_commit, rerun";
 
-fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
+pub(super) fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
     let mut run = RunRecord::new(
         run_id(row.get_ref(1)?)?,
         name(row, 2)?,
@@ -215,6 +215,13 @@ pub(super) fn runs(db: &Connection, query: &RunQuery) -> Result<Vec<RunRecord>, 
     )
 }
 
+/// The steps of a run by its number, as [`step_row`] reads them.
+pub(super) const STEPS: &str = "SELECT step, item, state, attempt, burned, lost, out_of_memory, ready_at, wake_at, ended_at, \
+    failure, skip, items, value, artifacts FROM step WHERE run = ?1 ORDER BY step, item";
+/// The attempts of a run by its number, as [`attempt_row`] reads them.
+pub(super) const ATTEMPTS: &str = "SELECT step, item, attempt, token, host, target, pool, launched_at, started_at, ended_at, \
+    ending, handle, resources, usage, logs, degraded FROM attempt WHERE run = ?1 ORDER BY step, item, attempt";
+
 type RunRows = (RunRecord, Vec<StepRecord>, Vec<AttemptRecord>);
 
 /// Returns a run with its steps and attempts, all as of one instant.
@@ -223,16 +230,12 @@ pub(super) fn rows_of_run(db: &Connection, id: RunId) -> Result<Option<RunRows>,
     let Some((no, run)) = find_run(&tx, "id", id.as_uuid().as_bytes())? else {
         return Ok(None);
     };
-    let sql = "SELECT step, item, state, attempt, burned, lost, out_of_memory, ready_at, wake_at, ended_at, \
-        failure, skip, items, value, artifacts FROM step WHERE run = ?1 ORDER BY step, item";
-    let steps = rows(&tx, sql, [no], |r| step_row(id, r))?;
-    let sql = "SELECT step, item, attempt, token, host, target, pool, launched_at, started_at, ended_at, \
-        ending, handle, resources, usage, logs, degraded FROM attempt WHERE run = ?1 ORDER BY step, item, attempt";
-    let attempts = rows(&tx, sql, [no], |r| attempt_row(id, r))?;
+    let steps = rows(&tx, STEPS, [no], |r| step_row(id, r))?;
+    let attempts = rows(&tx, ATTEMPTS, [no], |r| attempt_row(id, r))?;
     Ok(Some((run, steps, attempts)))
 }
 
-fn step_row(run: RunId, row: &Row<'_>) -> Read<StepRecord> {
+pub(super) fn step_row(run: RunId, row: &Row<'_>) -> Read<StepRecord> {
     let mut step = StepRecord::new(run, slot(row, 0)?);
     let state = row.get(2)?;
     step.state = StepState::from_code(state).ok_or_else(|| wrong(NoState(state)))?;
@@ -256,7 +259,7 @@ fn step_row(run: RunId, row: &Row<'_>) -> Read<StepRecord> {
     Ok(step)
 }
 
-fn attempt_row(run: RunId, row: &Row<'_>) -> Read<AttemptRecord> {
+pub(super) fn attempt_row(run: RunId, row: &Row<'_>) -> Read<AttemptRecord> {
     let mut attempt = AttemptRecord::new(
         run,
         slot(row, 0)?,
@@ -278,16 +281,37 @@ fn attempt_row(run: RunId, row: &Row<'_>) -> Read<AttemptRecord> {
     Ok(attempt)
 }
 
+/// The columns that [`version_row`] reads.
+pub(super) const VERSION: &str = "digest, spec, created_at";
+
+pub(super) fn version_row(row: &Row<'_>) -> Read<VersionRecord> {
+    let spec = serde_json::from_slice(row.get_ref(1)?.as_bytes()?).map_err(wrong)?;
+    let created_at = Timestamp::from_micros(row.get(2)?);
+    Ok(VersionRecord::new(
+        digest(row.get_ref(0)?)?,
+        spec,
+        created_at,
+    ))
+}
+
 pub(super) fn version(
     db: &Connection,
     digest: &Digest,
 ) -> Result<Option<VersionRecord>, StoreError> {
-    let sql = "SELECT spec, created_at FROM pipeline_version WHERE digest = ?1";
-    row(db, sql, [digest.as_bytes()], |r| {
-        let spec = serde_json::from_slice(r.get_ref(0)?.as_bytes()?).map_err(wrong)?;
-        let created_at = Timestamp::from_micros(r.get(1)?);
-        Ok(VersionRecord::new(*digest, spec, created_at))
-    })
+    let sql = format!("SELECT {VERSION} FROM pipeline_version WHERE digest = ?1");
+    row(db, &sql, [digest.as_bytes()], version_row)
+}
+
+/// Returns the events of one row, in order.
+pub(super) fn event_row(
+    run: RunId,
+    row: &Row<'_>,
+) -> Read<impl Iterator<Item = EventRecord> + use<>> {
+    let last = row.get::<_, i64>(0)?.cast_unsigned();
+    let body: Vec<(Timestamp, EventKind)> = parse(row, 1)?.unwrap_or_default();
+    let first = last.saturating_sub(body.len() as u64) + 1;
+    let numbered = (first..).zip(body);
+    Ok(numbered.map(move |(seq, (at, kind))| EventRecord::new(run, seq, at, kind)))
 }
 
 pub(super) fn events(
@@ -305,11 +329,7 @@ pub(super) fn events(
         while found.len() < limit
             && let Some(row) = rows.next()?
         {
-            let last = row.get::<_, i64>(0)?.cast_unsigned();
-            let body: Vec<(Timestamp, EventKind)> = parse(row, 1)?.unwrap_or_default();
-            let first = last.saturating_sub(body.len() as u64) + 1;
-            let numbered = (first..).zip(body).filter(|(seq, _)| *seq > after);
-            let records = numbered.map(|(seq, (at, kind))| EventRecord::new(run, seq, at, kind));
+            let records = event_row(run, row)?.filter(|event| event.seq > after);
             found.extend(records.take(limit - found.len()));
         }
         Ok(())
@@ -318,44 +338,43 @@ pub(super) fn events(
     Ok(found)
 }
 
+/// The columns of an outbox entry, as [`outbox_row`] reads them.
+pub(super) const ENTRY: &str =
+    "id, notifier, notification, tries, next_at, last_error, external_id, state";
+
+pub(super) fn outbox_row(row: &Row<'_>) -> Read<OutboxRecord> {
+    let notification = serde_json::from_slice(row.get_ref(2)?.as_bytes()?).map_err(wrong)?;
+    let mut entry = OutboxRecord::new(name(row, 1)?, notification);
+    entry.id = row.get(0)?;
+    let code = row.get(7)?;
+    entry.state = outbox_state(code).ok_or_else(|| wrong(NoState(code)))?;
+    entry.tries = row.get(3)?;
+    entry.next_at = Timestamp::from_micros(row.get(4)?);
+    entry.last_error = row.get(5)?;
+    entry.external_id = row.get(6)?;
+    Ok(entry)
+}
+
 pub(super) fn outbox(
     db: &Connection,
     state: OutboxState,
     limit: u32,
 ) -> Result<Vec<OutboxRecord>, StoreError> {
-    // The state is written out, so that SQLite sees which partial index holds the rows.
-    let (code, order) = match state {
-        OutboxState::Dead => (outbox_code(OutboxState::Dead), "at DESC, id DESC"),
-        other => (outbox_code(other), "next_at, id"),
+    let order = match state {
+        OutboxState::Dead => "at DESC, id DESC",
+        _ => "next_at, id",
     };
-    let Some(code) = code else {
+    let Some(code) = outbox_code(state) else {
         return Ok(Vec::new());
     };
+    // The state is written out, so that SQLite sees which partial index holds the rows.
     let sql = format!("SELECT {ENTRY} FROM outbox WHERE state = {code} ORDER BY {order} LIMIT ?1");
-    rows(db, &sql, [limit], entry)
+    rows(db, &sql, [limit], outbox_row)
 }
 
 pub(super) fn told(db: &Connection, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
     let sql = format!("SELECT {ENTRY} FROM outbox WHERE at >= ?1 ORDER BY at, id");
-    rows(db, &sql, [since.as_micros()], entry)
-}
-
-/// The columns of an outbox entry, as [`entry`] reads them.
-const ENTRY: &str = "id, notifier, notification, tries, next_at, last_error, external_id, state";
-
-fn entry(r: &Row<'_>) -> Result<OutboxRecord, rusqlite::Error> {
-    let notification = serde_json::from_slice(r.get_ref(2)?.as_bytes()?).map_err(wrong)?;
-    let mut entry = OutboxRecord::new(name(r, 1)?, notification);
-    entry.id = r.get(0)?;
-    entry.state = {
-        let code = r.get(7)?;
-        outbox_state(code).ok_or_else(|| wrong(NoState(code)))?
-    };
-    entry.tries = r.get(3)?;
-    entry.next_at = Timestamp::from_micros(r.get(4)?);
-    entry.last_error = r.get(5)?;
-    entry.external_id = r.get(6)?;
-    Ok(entry)
+    rows(db, &sql, [since.as_micros()], outbox_row)
 }
 
 pub(super) fn signals(db: &Connection, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
