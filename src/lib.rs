@@ -41,7 +41,7 @@ pub use windlass_engine::*;
 pub use windlass_project as project;
 pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "sqlite")]
-pub use windlass_state::{SqliteOptions, SqliteStore};
+pub use windlass_state::{Compacted, ExportLine, SqliteOptions, SqliteStore};
 #[cfg(unix)]
 pub use windlass_storage::LocalStorage;
 pub use windlass_storage::{
