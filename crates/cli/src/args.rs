@@ -135,6 +135,14 @@ Examples:
   windlass doctor
   windlass doctor --env prod --json")]
     Doctor,
+    /// Look after the file that keeps the runs: check it, copy it, compact it, export it
+    #[command(after_help = "\
+Examples:
+  windlass store check
+  windlass store backup /backups/runs-2026-11-03.db
+  windlass store export | jq 'select(.record == \"run\") | .state'
+  windlass store check --file /backups/runs-2026-11-03.db")]
+    Store(StoreArgs),
     /// Make a project of another system's pipeline
     #[command(subcommand)]
     Import(Import),
@@ -352,6 +360,48 @@ pub(crate) enum LogName {
     Stdout,
     /// Standard error
     Stderr,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    /// The file; default: that of the environment
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Check the file and what must hold between its rows; ends with 1 if something is wrong
+    #[command(after_help = "\
+Examples:
+  windlass store check
+  windlass store check --file /backups/runs-2026-11-03.db --json")]
+    Check,
+    /// Copy the store as of one instant, also while an engine writes
+    #[command(after_help = "\
+Examples:
+  windlass store backup /backups/runs-2026-11-03.db")]
+    Backup {
+        /// The copy, a file that isn't there
+        to: PathBuf,
+    },
+    /// Give back the room of removed runs; beside an engine only if that takes two seconds at most
+    #[command(after_help = "\
+Examples:
+  windlass store compact --env prod")]
+    Compact,
+    /// Print every record as a line of JSON, as of one instant
+    #[command(after_help = "\
+Examples:
+  windlass store export > runs.jsonl
+  windlass store export runs.jsonl
+  windlass store export runs/    a file for each kind of record")]
+    Export {
+        /// A file that isn't there, or a folder with a `/` behind it; default: standard output
+        to: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -90,6 +90,7 @@ async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<
         Command::Status(status) => commands::status::status(&place, &status, json).await,
         Command::Logs(logs) => commands::logs::logs(&place, &logs, variables, json).await,
         Command::Doctor => commands::doctor::doctor(&place, variables, json).await,
+        Command::Store(store) => commands::store::store(&place, &store, variables, json).await,
         Command::Import(import) => commands::import::import(&import, json),
         Command::Schema { file } => Ok(commands::list::schema(file)),
         Command::Completion { shell } => Ok(commands::list::completion(shell, json)),

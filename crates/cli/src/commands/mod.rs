@@ -11,6 +11,7 @@ pub(crate) mod logs;
 pub(crate) mod rerun;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod validate;
 
 use std::fmt;

@@ -21,3 +21,4 @@ mod reruns;
 mod resolves;
 mod share;
 mod states;
+mod store;
