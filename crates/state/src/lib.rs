@@ -6,6 +6,8 @@
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod versions;
 
 #[cfg(feature = "memory")]
 pub use memory::{MemoryCluster, MemoryHost, MemoryStore};

@@ -22,7 +22,6 @@ mod pool;
 mod read;
 mod reopen;
 mod rows;
-mod versions;
 mod write;
 
 use std::fmt;
@@ -42,8 +41,8 @@ pub use self::compact::Compacted;
 pub use self::export::ExportLine;
 use self::open::Access;
 use self::pool::Readers;
-use self::versions::Versions;
 use self::write::{Commit, Request};
+use crate::versions::Versions;
 
 /// How to open a file.
 ///

@@ -13,9 +13,9 @@ use super::lock::Lock;
 use super::migrate::{self, MIGRATIONS};
 use super::pool::Readers;
 use super::reopen::Opened;
-use super::versions::Versions;
 use super::write::Thread;
 use super::{SqliteOptions, SqliteStore, Writer};
+use crate::versions::Versions;
 
 /// Requests that may wait for the writer; more wait at the door.
 const QUEUE: usize = 1_024;

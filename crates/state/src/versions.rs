@@ -13,14 +13,14 @@ const VERSIONS_KEPT: usize = 512;
 
 /// The versions that were used last, the latest at the back.
 #[derive(Debug, Default)]
-pub(super) struct Versions(Mutex<VecDeque<VersionRecord>>);
+pub(crate) struct Versions(Mutex<VecDeque<VersionRecord>>);
 
 impl Versions {
     fn kept(&self) -> MutexGuard<'_, VecDeque<VersionRecord>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, digest: &Digest) -> Option<VersionRecord> {
+    pub(crate) fn get(&self, digest: &Digest) -> Option<VersionRecord> {
         let mut kept = self.kept();
         let found = kept.iter().position(|v| v.digest == *digest)?;
         let version = kept.remove(found)?;
@@ -34,7 +34,7 @@ impl Versions {
     }
 
     /// Keeps a version; the latest one is kept whatever its size.
-    pub(super) fn keep(&self, version: VersionRecord) {
+    pub(crate) fn keep(&self, version: VersionRecord) {
         let mut kept = self.kept();
         kept.retain(|v| v.digest != version.digest);
         kept.push_back(version);
