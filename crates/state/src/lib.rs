@@ -1,15 +1,21 @@
-//! Where the state of runs lives: [`windlass_core::RunStore`] in memory and in an SQLite file.
+//! Where the state of runs lives: [`windlass_core::RunStore`] in memory, in an SQLite file and in a
+//! PostgreSQL database.
 //!
-//! SQLite is behind a feature, because its native library can be linked only once in a host.
+//! SQLite is behind a feature, because its native library can be linked only once in a host;
+//! PostgreSQL is behind one, because it is for hosts that share the work.
 
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod versions;
 
 #[cfg(feature = "memory")]
 pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Compacted, ExportLine, SqliteOptions, SqliteStore};

@@ -1,0 +1,236 @@
+//! One connection: how it is made, what it is set to, and statements that go out together.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::future::{MaybeDone, maybe_done};
+use futures::{Stream, StreamExt};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement};
+use windlass_core::run_store::StoreError;
+
+use super::PostgresOptions;
+use super::error::failed;
+
+/// How long the server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long what was sent may stay without an answer of the network.
+const UNANSWERED: Duration = Duration::from_secs(15);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Read,
+    Write,
+    Lease,
+    Listen,
+    Migrate,
+}
+
+impl Purpose {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "windlass read",
+            Self::Write => "windlass write",
+            Self::Lease => "windlass lease",
+            Self::Listen => "windlass listen",
+            Self::Migrate => "windlass migrate",
+        }
+    }
+}
+
+/// Reads the connection string, which may hold a password and so never enters a message.
+pub(super) fn config(options: &PostgresOptions) -> Result<Config, StoreError> {
+    let mut config: Config = options.url.parse().map_err(|e: Error| {
+        let why = std::error::Error::source(&e).map(ToString::to_string);
+        StoreError::incompatible(format!(
+            "the connection string can't be read: write postgres://USER:PASSWORD@HOST:PORT/DATABASE why=`{}`",
+            why.unwrap_or_default()
+        ))
+    })?;
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(UNANSWERED);
+    }
+    config.keepalives_idle(UNANSWERED);
+    Ok(config)
+}
+
+/// What the server sends by itself, until the connection ends; nothing moves unless somebody takes it.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, Error>> + Send>>;
+
+/// Opens a connection that is set up by whoever moves its messages.
+pub(super) async fn dial(
+    config: &Config,
+    purpose: Purpose,
+) -> Result<(Client, Messages), StoreError> {
+    let mut config = config.clone();
+    config.application_name(purpose.name());
+    let connected = config.connect(NoTls).await;
+    let (client, mut driver) = connected.map_err(|e| failed("accept a connection", e))?;
+    let messages = futures::stream::poll_fn(move |cx| driver.poll_message(cx));
+    Ok((client, Box::pin(messages)))
+}
+
+/// Opens a connection whose messages nobody wants.
+pub(super) async fn open(
+    config: &Config,
+    options: &PostgresOptions,
+    purpose: Purpose,
+) -> Result<Connection, StoreError> {
+    let (client, mut messages) = dial(config, purpose).await?;
+    tokio::spawn(async move {
+        while let Some(message) = messages.next().await {
+            if let Err(error) = message {
+                tracing::debug!(%error, "a connection to the database ended");
+            }
+        }
+    });
+    set_up(&client, options, purpose).await?;
+    Ok(Connection::new(client))
+}
+
+/// Sets what must not depend on how the server or the role is set.
+pub(super) async fn set_up(
+    client: &Client,
+    options: &PostgresOptions,
+    purpose: Purpose,
+) -> Result<(), StoreError> {
+    // A host that stands still in the middle of a transaction must not hold up whoever takes over.
+    let idle = (options.lease_ttl / 3).as_millis().max(100);
+    let mut sql = format!(
+        "SET search_path TO \"{}\"; SET client_min_messages TO warning; SET jit TO off; \
+         SET lock_timeout TO '10s'; SET idle_in_transaction_session_timeout TO {idle}; ",
+        options.schema
+    );
+    if purpose != Purpose::Migrate {
+        sql.push_str("SET statement_timeout TO '60s'; ");
+    }
+    if purpose == Purpose::Write {
+        // Each statement finds its rows by their keys, whatever the server knows of the tables so far.
+        sql.push_str("SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; ");
+    }
+    // A server that doesn't sync by itself is told to; one that waits for more than its disk keeps that.
+    sql.push_str(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+    );
+    let set = client.batch_execute(&sql).await;
+    set.map_err(|e| failed("set up a connection", e))
+}
+
+/// Refuses a server that can't keep what it acknowledges.
+pub(super) async fn check_server(
+    client: &Client,
+    options: &PostgresOptions,
+) -> Result<(), StoreError> {
+    let sql = "SELECT current_setting('fsync') = 'on', current_setting('server_encoding')";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|e| failed("say how it is set", e))?;
+    if !row.get::<_, bool>(0) && !options.force_unsynced {
+        return Err(StoreError::incompatible(
+            "the server runs with fsync=off, so a crash may lose or tear what was acknowledged: turn it on, or force it for runs that may be lost",
+        ));
+    }
+    match row.get(1) {
+        "UTF8" => Ok(()),
+        other => Err(StoreError::incompatible(format!(
+            "the database can't hold all text: make one with ENCODING 'UTF8' encoding=`{other}`"
+        ))),
+    }
+}
+
+/// A client and the statements that it has prepared.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    statements: HashMap<String, Statement>,
+}
+
+impl Connection {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            statements: HashMap::new(),
+        }
+    }
+
+    /// Prepares a statement the first time.
+    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
+        if let Some(known) = self.statements.get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    pub(super) async fn query(
+        &mut self,
+        sql: &str,
+        args: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let statement = self.prepare(sql).await?;
+        self.client.query(&statement, args).await
+    }
+}
+
+type Answer<'c> = Pin<Box<dyn Future<Output = Result<Vec<Row>, Error>> + Send + 'c>>;
+
+/// Statements that are sent one behind the other, without waiting for the answers in between.
+pub(super) struct Pipeline<'c> {
+    client: &'c Client,
+    sent: Vec<MaybeDone<Answer<'c>>>,
+}
+
+impl<'c> Pipeline<'c> {
+    pub(super) const fn new(client: &'c Client) -> Self {
+        Self {
+            client,
+            sent: Vec::new(),
+        }
+    }
+
+    async fn send(&mut self, answer: Answer<'c>) {
+        let mut answer = maybe_done(answer);
+        // The first look at it sends it; the order of looks is the order on the wire.
+        let _sent = futures::poll!(&mut answer);
+        self.sent.push(answer);
+    }
+
+    /// Sends text without arguments and without rows.
+    pub(super) async fn text(&mut self, sql: &'c str) {
+        let client = self.client;
+        let answer = async move { client.batch_execute(sql).await.map(|()| Vec::new()) };
+        self.send(Box::pin(answer)).await;
+    }
+
+    /// Sends a statement.
+    pub(super) async fn statement(
+        &mut self,
+        statement: &'c Statement,
+        args: &'c [&'c (dyn ToSql + Sync)],
+    ) {
+        let client = self.client;
+        self.send(Box::pin(client.query(statement, args))).await;
+    }
+
+    /// Waits for all answers, and returns the rows of each statement or the first error.
+    pub(super) async fn answers(self) -> Result<Vec<Vec<Row>>, Error> {
+        let mut rows = Vec::with_capacity(self.sent.len());
+        let mut first = None;
+        for mut answer in self.sent {
+            (&mut answer).await;
+            match Pin::new(&mut answer).take_output() {
+                Some(Ok(found)) => rows.push(found),
+                // What follows an error in a transaction fails for that alone.
+                Some(Err(e)) => first = first.or(Some(e)),
+                None => {}
+            }
+        }
+        first.map_or(Ok(rows), Err)
+    }
+}
