@@ -8,5 +8,6 @@ pub mod notifier;
 pub mod reactor;
 mod report;
 pub mod run_store;
+pub mod sharing;
 pub mod step;
 pub mod storage;
