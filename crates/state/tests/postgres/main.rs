@@ -1,5 +1,6 @@
 //! The PostgreSQL store on a real server: its contract, hosts that share it, and what fails.
 
+mod hosts;
 mod kit;
 
 use std::sync::Arc;

@@ -1,0 +1,42 @@
+//! Hosts that share a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use windlass_core::run_store::RunStore;
+use windlass_state::{PostgresOptions, PostgresStore};
+use windlass_testkit::conformance::sharing::{self, Hosts};
+
+use crate::kit::Database;
+
+/// Promises that the suite has at least: fewer would mean that some were lost.
+const PROMISES: usize = 33;
+
+struct Schema(PostgresOptions);
+
+#[async_trait]
+impl Hosts for Schema {
+    async fn join(&self) -> Arc<dyn RunStore> {
+        let store = PostgresStore::connect(self.0.clone()).await;
+        Arc::new(store.expect("it connects"))
+    }
+    fn ttl(&self) -> Duration {
+        self.0.lease_ttl
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_share_a_database_by_the_contract() {
+    let Some(database) = Database::of("sharing").await else {
+        return;
+    };
+    let make = || async {
+        let mut options = database.migrated().await;
+        options.lease_ttl = Duration::from_secs(1);
+        Box::new(Schema(options)) as Box<dyn Hosts>
+    };
+    let report = sharing::run(make).await;
+    assert!(report.held.len() >= PROMISES, "{report}");
+    database.end().await;
+}
