@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Starts the real servers that the storage tests run against, on loopback.
+"""Starts the real servers that the tests run against, on loopback.
 
     eval "$(tests/servers/servers.py up DIR)"    installs what DIR lacks, starts all, prints variables
     tests/servers/servers.py down DIR            stops them, and waits until each process is gone
 
 SeaweedFS speaks S3, Azurite speaks Azure Blob; both keep conditional puts. `rclone serve s3` accepts
-conditions and ignores them: the probe of a storage must notice. DIR keeps the programs between
-calls; the data of a call is its own and is deleted by `down`. Only the standard library is used.
+conditions and ignores them: the probe of a storage must notice. PostgreSQL is Debian's, with a cluster
+of its own that syncs; it refuses to run as root, so root runs it as `postgres`. DIR keeps the programs
+between calls; the data of a call is its own and is deleted by `down`. Only the standard library is used.
 """
 
 import base64
@@ -15,6 +16,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -36,6 +38,8 @@ ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
 READY_WITHIN = 90
+# PostgreSQL waits for its clients on SIGTERM; SIGINT ends them.
+END = {"postgres": signal.SIGINT}
 
 
 def free_port():
@@ -135,17 +139,55 @@ def azure_ready(endpoint):
     return azure("PUT", endpoint, f"/{BUCKET}/ready", {}, blob, b"x") == 201
 
 
-def start(state, name, command, ready):
-    """Starts a server and waits until a put works; answers HTTP long before that."""
+def postgres_programs():
+    """The newest of Debian's folders, or whatever is on the path."""
+    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    found = max(versions, key=lambda path: int(path.parts[-3]), default=shutil.which("initdb"))
+    if not found:
+        sys.exit("there is no initdb: install the package postgresql")
+    return Path(found).resolve().parent
+
+
+def make_postgres(state, port):
+    """Makes a cluster; returns its command, who runs it, and its URL."""
+    programs, data, password = postgres_programs(), state / "postgres", secrets.token_hex(16)
+    who = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    data.mkdir()
+    (state / "postgres.password").write_text(password)
+    if who:
+        # It must get to its folder, and read nothing else on the way.
+        for above in (state.parent, state):
+            above.chmod(0o711)
+        for path in (data, state / "postgres.password"):
+            shutil.chown(path, "postgres", "postgres")
+    (state / "postgres.password").chmod(0o600)
+    run_quietly(
+        programs / "initdb", "--pgdata", data, "--username", "windlass", "--auth", "scram-sha-256",
+        "--pwfile", state / "postgres.password", "--encoding", "UTF8", "--locale", "C", cwd="/", **who,
+    )
+    command = [
+        programs / "postgres", "-D", data, "-c", "listen_addresses=127.0.0.1", "-c", f"port={port}",
+        "-c", "unix_socket_directories=", "-c", "fsync=on", "-c", "max_connections=200",
+    ]
+    return command, who, f"postgres://windlass:{password}@127.0.0.1:{port}/postgres"
+
+
+def postgres_ready(url):
+    ask = [postgres_programs() / "psql", url, "--no-psqlrc", "--command", "SELECT 1"]
+    return subprocess.run(ask, capture_output=True).returncode == 0
+
+
+def start(state, name, command, ready, who={}):
+    """Starts a server and waits until it does what it is for; it answers long before that."""
     log = open(state / f"{name}.log", "wb")
     process = subprocess.Popen(
-        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd="/", **who
     )
     (state / f"{name}.pid").write_text(f"{process.pid} {started_at(process.pid)}")
     until = time.monotonic() + READY_WITHIN
     while not ready():
         if process.poll() is not None or time.monotonic() > until:
-            sys.exit(f"{name} doesn't take a put:\n{(state / f'{name}.log').read_text()[-4000:]}")
+            sys.exit(f"{name} isn't ready:\n{(state / f'{name}.log').read_text()[-4000:]}")
         time.sleep(0.1)
 
 
@@ -174,7 +216,7 @@ def up(folder):
         ]
     }
     (state / "identities.json").write_text(json.dumps(identities))
-    ports = {name: free_port() for name in ["master", "volume", "filer", "s3", "azure", "liar"]}
+    ports = {name: free_port() for name in ["master", "volume", "filer", "s3", "azure", "liar", "postgres"]}
     at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     weed = [
         tools / "venv/bin/weed", "server", f"-dir={state / 'weed'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
@@ -196,6 +238,8 @@ def up(folder):
         start(state, "weed", weed, lambda: s3_ready(at["s3"]))
         start(state, "azurite", azurite, lambda: azure_ready(at["azure"]))
         start(state, "rclone", rclone, lambda: s3_ready(at["liar"]))
+        postgres, who, database = make_postgres(state, ports["postgres"])
+        start(state, "postgres", postgres, lambda: postgres_ready(database), who)
     except BaseException:
         down(folder)
         raise
@@ -207,6 +251,7 @@ def up(folder):
         "WINDLASS_TEST_AZURE_URL": f"az://{BUCKET}",
         "WINDLASS_TEST_AZURE_OPTIONS": json.dumps({"endpoint": f"{at['azure']}/{ACCOUNT}", **account}),
         "WINDLASS_TEST_LIAR_URL": f"s3://{BUCKET}",
+        "WINDLASS_TEST_POSTGRES": database,
         "WINDLASS_TEST_LIAR_OPTIONS": json.dumps({"endpoint": at["liar"], **keys}),
     }.items():
         print(f"export {name}={shlex.quote(value)}")
@@ -216,7 +261,7 @@ def down(folder):
     state = folder / "state"
     for file in sorted(state.glob("*.pid")):
         pid, started = file.read_text().split()
-        for wish in (signal.SIGTERM, signal.SIGKILL):
+        for wish in (END.get(file.stem, signal.SIGTERM), signal.SIGKILL):
             until = time.monotonic() + 30
             while started_at(pid) == started and not is_zombie(pid) and time.monotonic() < until:
                 if wish:
