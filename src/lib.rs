@@ -39,9 +39,9 @@ pub use windlass_core::*;
 pub use windlass_engine::*;
 #[cfg(feature = "project")]
 pub use windlass_project as project;
-pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "sqlite")]
 pub use windlass_state::{Compacted, ExportLine, SqliteOptions, SqliteStore};
+pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(unix)]
 pub use windlass_storage::LocalStorage;
 pub use windlass_storage::{

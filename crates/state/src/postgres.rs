@@ -36,7 +36,7 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot, RunStore,
     StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, ShardSet, Sharing, SignalId, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, ShardSet, Sharing, SignalId, SignalRecord, Timestamp};
 
 use self::connect::{Purpose, check_server, open};
 use self::lease::Share;
@@ -402,6 +402,10 @@ impl RunStore for PostgresStore {
         self.pool
             .read(move |db| read::outbox(db, OutboxState::Dead, ShardSet::ALL, limit))
             .await
+    }
+
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.pool.read(move |db| read::told(db, since)).await
     }
 
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {

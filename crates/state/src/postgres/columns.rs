@@ -231,6 +231,16 @@ pub(super) const fn outbox_code(state: OutboxState) -> Option<i16> {
     }
 }
 
+/// Returns the state that a number stands for.
+pub(super) const fn outbox_state(code: i16) -> Option<OutboxState> {
+    match code {
+        0 => Some(OutboxState::Pending),
+        1 => Some(OutboxState::Delivered),
+        2 => Some(OutboxState::Dead),
+        _ => None,
+    }
+}
+
 /// Returns the number that stands for the item; -1 for the step itself.
 fn item_of(slot: Slot) -> i64 {
     slot.item.map_or(-1, i64::from)

@@ -15,7 +15,7 @@ use windlass_core::{
     ShardSet, SignalId, SignalRecord, Slot, StepOutput, StepState, Timestamp,
 };
 
-use super::columns::outbox_code;
+use super::columns::{outbox_code, outbox_state};
 use super::connect::{Connection, Pipeline};
 use super::pool::{Reading, Unread};
 
@@ -366,18 +366,30 @@ pub(super) fn outbox(
         };
         // The state is written out, so that the server sees which partial index holds the rows.
         let sql = format!(
-            "SELECT id, notifier, notification, tries, next_at, last_error, external_id FROM outbox \
-             WHERE state = {code} AND shard = ANY ($1::smallint[]) ORDER BY {order} LIMIT $2"
+            "SELECT {ENTRY} FROM outbox WHERE state = {code} AND shard = ANY ($1::smallint[]) ORDER BY {order} LIMIT $2"
         );
         let shards = numbers(only);
         let rows = db.query(&sql, &[&shards, &i64::from(limit)]).await?;
-        all(&rows, |row| outbox_row(state, row))
+        all(&rows, outbox_row)
     }
     .boxed()
 }
 
-fn outbox_row(state: OutboxState, row: &Row) -> Read<OutboxRecord> {
+pub(super) fn told(db: &mut Connection, since: Timestamp) -> Reading<'_, Vec<OutboxRecord>> {
+    async move {
+        let sql = format!("SELECT {ENTRY} FROM outbox WHERE at >= $1 ORDER BY at, id");
+        all(&db.query(&sql, &[&since.as_micros()]).await?, outbox_row)
+    }
+    .boxed()
+}
+
+/// The columns of an outbox entry, as [`outbox_row`] reads them.
+const ENTRY: &str = "state, id, notifier, notification, tries, next_at, last_error, external_id";
+
+fn outbox_row(row: &Row) -> Read<OutboxRecord> {
     let mut fields = Fields::of(row);
+    let code = fields.take()?;
+    let state = outbox_state(code).ok_or_else(|| wrong(format!("no state has code=`{code}`")))?;
     let id = fields.take()?;
     let notifier = fields.parsed()?;
     let notification = serde_json::from_str(fields.take()?).map_err(wrong)?;
