@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use windlass_core::{
-    Action, ChildSpec, CopySpec, ExpressionError, Expressions, Implementations, Json, LookupSpec,
-    MapOver, Pipeline, RunContext, Slot, Step, Template, WaitSpec, templates,
+    Action, ChildSpec, CopySpec, ExpressionError, Expressions, FencingToken, Implementations, Json,
+    LookupSpec, MapOver, Pipeline, RunContext, Slot, Step, StepState, Template, WaitSpec,
+    templates,
 };
 
 use crate::state::{RunState, Stage};
@@ -121,8 +122,14 @@ impl Bound {
         Arc::clone(&self.implementations[index as usize])
     }
 
-    /// Returns what the holes of a slot may see.
-    pub(crate) fn scope(&self, run: &RunState, context: &RunContext, slot: Slot) -> Value {
+    /// Returns what the holes of a slot may see: all ends, or those that an attempt may know of.
+    pub(crate) fn scope(
+        &self,
+        run: &RunState,
+        context: &RunContext,
+        slot: Slot,
+        attempt: Option<FencingToken>,
+    ) -> Value {
         let mut steps = serde_json::Map::new();
         let references = self.references.get(&slot.step).map(|r| match slot.item {
             Some(_) => &r.item,
@@ -136,11 +143,15 @@ impl Bound {
                 .position(|s| s.name.as_str() == name);
             if let Some(index) = found {
                 let other = Slot::step(index as u32);
-                let state = run.node(other).map_or("pending", |n| n.state.as_str());
-                let result = run
-                    .outputs
-                    .get(&other)
-                    .map_or(Value::Null, |o| o.value.value());
+                let (state, result) = if attempt.is_none_or(|t| run.ended_before(other.step, t)) {
+                    let result = run.outputs.get(&other);
+                    (
+                        run.node(other).map_or("pending", |n| n.state.as_str()),
+                        result.map_or(Value::Null, |o| o.value.value()),
+                    )
+                } else {
+                    (StepState::Running.as_str(), Value::Null)
+                };
                 steps.insert(name.clone(), json!({ "state": state, "result": result }));
             }
         }
@@ -194,7 +205,7 @@ impl Bound {
             return Ok(Value::from(template.as_str()));
         }
         expressions
-            .evaluate(template, &self.scope(run, context, slot))
+            .evaluate(template, &self.scope(run, context, slot, None))
             .map_err(|e| e.message)
     }
 }

@@ -152,7 +152,7 @@ impl Job {
             token,
             key,
             spec,
-            inputs: sources(active, run)?,
+            inputs: sources(active, run, token)?,
             outputs: run.outputs.clone(),
             signal,
             heartbeat: step.policy.timeouts.get(TimeoutKind::Heartbeat),
@@ -600,14 +600,22 @@ fn variables(
     own.chain(engine.map(|(k, v)| (k.to_owned(), v))).collect()
 }
 
-fn sources(active: &Active, run: &RunSpec) -> Result<BTreeMap<LogicalName, Source>, Failure> {
+fn sources(
+    active: &Active,
+    run: &RunSpec,
+    token: FencingToken,
+) -> Result<BTreeMap<LogicalName, Source>, Failure> {
     run.inputs
         .iter()
-        .map(|(name, source)| Ok((name.clone(), source_of(active, source)?)))
+        .map(|(name, source)| Ok((name.clone(), source_of(active, source, token)?)))
         .collect()
 }
 
-fn source_of(active: &Active, source: &InputSource) -> Result<Source, Failure> {
+fn source_of(
+    active: &Active,
+    source: &InputSource,
+    token: FencingToken,
+) -> Result<Source, Failure> {
     match source {
         InputSource::Storage(uri) => StorageUri::parse(uri.as_str())
             .map(Source::Uri)
@@ -619,6 +627,7 @@ fn source_of(active: &Active, source: &InputSource) -> Result<Source, Failure> {
                 .spec()
                 .all_steps()
                 .position(|s| s.name == wanted.step);
+            let index = index.filter(|i| active.state.ended_before(*i as u32, token));
             let output = index.and_then(|i| active.state.outputs.get(&Slot::step(i as u32)));
             let artifact = output.and_then(|o| o.artifacts.get(&wanted.output));
             artifact

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windlass_core::{
-    AttemptNo, Conditions, Failure, FencingToken, Graph, Json, Pipeline, RunId,
+    AttemptNo, Conditions, Failure, FencingToken, Graph, Join, Json, Pipeline, RunId,
     RunState as RunPhase, SkipReason, Slot, StepOutput, StepRecord, StepState, TimeoutKind,
     Timestamp,
 };
@@ -136,6 +136,9 @@ pub(crate) struct RunState {
     pub(crate) maps: BTreeMap<u32, MapState>,
     pub(crate) extras: HashMap<Slot, Extra>,
     pub(crate) outputs: HashMap<Slot, Arc<StepOutput>>,
+    /// The token that was next when a step ended; kept only where a join may start a step before
+    /// all that come before it have their ends.
+    pub(crate) ends: Option<HashMap<u32, u64>>,
     pub(crate) phase: RunPhase,
     pub(crate) in_finally: bool,
     pub(crate) stopping: Stopping,
@@ -164,6 +167,7 @@ impl RunState {
         let nodes: Vec<Node> = (0..graph.len())
             .map(|s| Node::new(graph.predecessors(s).len() as u32))
             .collect();
+        let any_join = (0..graph.len()).any(|s| graph.join(s) == Join::Any);
         Self {
             id,
             open_main: graph.finally_start(),
@@ -174,6 +178,7 @@ impl RunState {
             maps: BTreeMap::new(),
             extras: HashMap::new(),
             outputs: HashMap::new(),
+            ends: any_join.then(HashMap::new),
             phase: RunPhase::Queued,
             in_finally: false,
             stopping: Stopping::No,
@@ -209,6 +214,15 @@ impl RunState {
             None => name.to_string(),
             Some(i) => format!("{name}[{i}]"),
         }
+    }
+
+    /// Returns whether a step had its end when the attempt of that token was decided.
+    ///
+    /// An end that was decided later may not be committed when the attempt is launched: an attempt
+    /// that saw it would know what a crash can still take back.
+    pub(crate) fn ended_before(&self, step: u32, token: FencingToken) -> bool {
+        let next = self.ends.as_ref().and_then(|ends| ends.get(&step));
+        next.is_none_or(|next| *next <= token.get())
     }
 
     /// Returns how long the run has been paused in all.
@@ -332,7 +346,7 @@ impl RunState {
             Self::condition_of(self.nodes[e.step as usize].state).is_some_and(|c| e.on.contains(c))
         });
         match self.graph.join(step) {
-            windlass_core::Join::Any => edges.any(|held| held),
+            Join::Any => edges.any(|held| held),
             _ => edges.all(|held| held),
         }
     }

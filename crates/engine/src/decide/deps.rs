@@ -234,6 +234,9 @@ impl RunState {
         node.state = state;
         node.stage = Stage::Plain;
         node.token = 0;
+        if let Some(ends) = &mut self.ends {
+            ends.insert(step, self.next_token);
+        }
         if self.graph.is_finally(step) {
             self.open_finally -= 1;
         } else {

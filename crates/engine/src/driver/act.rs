@@ -118,7 +118,9 @@ impl Driver {
             _ => match fill(
                 &step.action,
                 &*self.core.expressions,
-                &active.bound.scope(&active.state, &active.context, slot),
+                &active
+                    .bound
+                    .scope(&active.state, &active.context, slot, Some(token)),
             ) {
                 Ok(action) => Some(Arc::new(action)),
                 Err(e) => {
@@ -134,7 +136,9 @@ impl Driver {
         match (kind, action) {
             (Kind::Native(code) | Kind::Builtin(code), action) => {
                 let state = &active.state;
-                let outputs = state.graph.predecessors(slot.step).iter().filter_map(|p| {
+                let before = state.graph.predecessors(slot.step).iter();
+                let before = before.filter(|p| state.ended_before(p.step, token));
+                let outputs = before.filter_map(|p| {
                     let output = state.outputs.get(&Slot::step(p.step))?;
                     Some((
                         active.bound.pipeline.step(p.step).name.clone(),

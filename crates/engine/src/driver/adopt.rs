@@ -141,7 +141,9 @@ impl Driver {
             }
             Kind::Job => {
                 let step = active.bound.pipeline.step(slot.step);
-                let scope = active.bound.scope(&active.state, &active.context, slot);
+                let scope = active
+                    .bound
+                    .scope(&active.state, &active.context, slot, Some(token));
                 let filled = fill(&step.action, &*self.core.expressions, &scope)
                     .map_err(|e| Failure::permanent(e.to_string()));
                 let (trigger, signal) = CancelSignal::new();

@@ -204,3 +204,16 @@ fn a_step_ends_skipped_through_a_long_chain_without_deep_recursion() {
     assert_eq!(run.phase, windlass_core::RunState::Failed);
     assert_eq!(run.nodes[19_999].state, StepState::Skipped);
 }
+
+#[test]
+fn an_attempt_knows_only_the_ends_that_were_decided_before_it() {
+    let mut w = World::start("a; b; c; z after a b c any");
+    w.succeed("b");
+    let z = w.run.node(w.slot("z")).unwrap();
+    let token = windlass_core::FencingToken::new(z.token);
+    w.succeed("a");
+    let before = ["a", "b"].map(|s| w.run.ended_before(w.slot(s).step, token));
+    assert_eq!(before, [false, true]);
+    let later = windlass_core::FencingToken::new(w.run.next_token);
+    assert!(w.run.ended_before(w.slot("a").step, later));
+}
