@@ -302,6 +302,7 @@ impl Driver {
             };
             tokio::select! {
                 biased;
+                // Also when nothing waits for it: what others wrote may have failed.
                 Some(written) = self.written.recv() => self.written(written),
                 Some(said) = self.said_of_lease.recv() => self.lease_said(said),
                 reloaded = reload::answer(&mut self.reload) => self.reloaded(reloaded),
