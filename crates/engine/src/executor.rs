@@ -171,6 +171,7 @@ async fn worker(shared: Arc<Shared>) {
         }
         if batch.is_empty() {
             tokio::select! {
+                biased;
                 () = shared.bell.notified() => {}
                 () = shared.closed.cancelled() => return,
             }

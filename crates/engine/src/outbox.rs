@@ -66,6 +66,7 @@ pub(crate) async fn run(core: Arc<Core>, writer: Option<mpsc::Sender<WriteReques
         let rest = core.clock.now().after(core.settings.outbox_interval);
         let wake_at = next.map_or(rest, |n| n.min(rest));
         tokio::select! {
+            biased;
             () = core.outbox.bell.notified() => {}
             () = core.clock.sleep_until(wake_at) => {}
         }

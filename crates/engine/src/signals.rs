@@ -48,6 +48,7 @@ pub(crate) async fn run(core: Arc<Core>, inbox: mpsc::Sender<Message>) {
             None => core.settings.signal_interval,
         });
         tokio::select! {
+            biased;
             () = rest => {}
             () = core.woken.notified() => {}
             () = core.closing.cancelled() => return,
