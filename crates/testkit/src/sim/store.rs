@@ -1,0 +1,429 @@
+//! A model of a run store that loses, refuses and delays what a real one may.
+//!
+//! What it may do is what the contract of [`RunStore`] allows and no more: an acknowledged, synced
+//! commit is never lost; commits that were not synced are lost from the end at a power cut; nobody
+//! can tell what became of a commit that was not answered, until the store is opened anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use windlass_core::run_store::{
+    Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
+    RunStore, StoreError, Transition, Verdict, VersionRecord,
+};
+use windlass_core::{ClockExt, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
+
+use super::rows::Rows;
+use super::world::{State, World};
+
+/// The rows, and what of them is safe.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    /// What readers see.
+    pub(super) rows: Rows,
+    /// What a power cut would leave, and the commits since; none if everything is synced.
+    unsynced: Option<(Box<Rows>, Vec<Vec<Transition>>)>,
+    /// A commit of which nobody can tell whether it is in.
+    limbo: Option<Vec<Transition>>,
+    /// True from a failed commit on, until the store is opened anew.
+    broken: bool,
+    /// Commits that were applied.
+    pub(super) commits: u64,
+}
+
+impl Books {
+    /// Returns the rows that nothing can take back.
+    pub(super) fn safe(&self) -> &Rows {
+        self.unsynced.as_ref().map_or(&self.rows, |(safe, _)| safe)
+    }
+}
+
+impl State {
+    /// Applies a batch; what it breaks ends the history.
+    fn apply(&mut self, batch: &[Transition], durability: Durability) -> Vec<Verdict> {
+        let synced = durability == Durability::Synced;
+        let books = &mut self.books;
+        if synced {
+            books.unsynced = None;
+        } else if let Some((_, since)) = &mut books.unsynced {
+            since.push(batch.to_vec());
+        } else {
+            books.unsynced = Some((Box::new(books.rows.clone()), vec![batch.to_vec()]));
+        }
+        self.note(format_args!("commit {durability:?}"));
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for transition in batch {
+            let verdict = match self.books.rows.apply(transition) {
+                Ok(verdict) => verdict,
+                Err(broken) => {
+                    self.violate(broken);
+                    return verdicts;
+                }
+            };
+            verdicts.push(verdict);
+            match verdict {
+                Verdict::Applied => self.note_changes(transition),
+                other => {
+                    self.count("refused transitions");
+                    self.note(format_args!("  {other:?}"));
+                }
+            }
+        }
+        self.books.commits += 1;
+        let limits = self.books.rows.check_limits(&self.limits);
+        self.check(limits);
+        verdicts
+    }
+
+    fn note_changes(&mut self, transition: &Transition) {
+        for change in &transition.changes {
+            match change {
+                Change::CreateRun(run) => {
+                    self.note(format_args!("  {} created as {}", run.id.short(), run.key));
+                }
+                Change::AppendEvent(event) => self.note_event(event.run, event.seq, &event.kind),
+                Change::PutOutbox(entry) => {
+                    self.note(format_args!("  outbox {} {:?}", entry.id, entry.state));
+                }
+                Change::TakeSignal(id) => self.note(format_args!("  took signal {id}")),
+                _ => {}
+            }
+        }
+    }
+
+    /// Settles what a dead or broken store leaves: the commit in limbo is in, or is not.
+    fn settle(&mut self) {
+        if let Some(batch) = self.books.limbo.take() {
+            let lands = self.dice.store.percent(50);
+            self.note(format_args!(
+                "a commit that was not answered is in: {lands}"
+            ));
+            if lands {
+                self.apply(&batch, Durability::Synced);
+            }
+        }
+        self.books.broken = false;
+    }
+
+    /// Takes back what no sync made safe, from the end, as a power cut does.
+    fn lose_unsynced(&mut self) {
+        let Some((safe, since)) = self.books.unsynced.take() else {
+            return;
+        };
+        let kept = self.dice.store.between(0, since.len() as u64) as usize;
+        self.note(format_args!(
+            "{} of {} commits without a sync are lost",
+            since.len() - kept,
+            since.len()
+        ));
+        if kept < since.len() {
+            self.count("lazy commits lost");
+        }
+        self.books.rows = *safe;
+        for transition in since.iter().take(kept).flatten() {
+            let again = self.books.rows.apply(transition).map(drop);
+            self.check(again);
+        }
+    }
+}
+
+impl World {
+    /// The host died: so do its open files, and perhaps the power went.
+    pub(super) fn reboot_store(&self) {
+        let mut state = self.lock();
+        // The commit that was under way comes after all that were answered.
+        if state.dice.store.percent(50) {
+            state.lose_unsynced();
+            state.books.limbo = None;
+        }
+        state.settle();
+    }
+}
+
+/// The store of one host.
+#[derive(Debug, Clone)]
+pub(super) struct ModelStore {
+    world: Arc<World>,
+}
+
+/// How a commit goes wrong.
+enum Fault {
+    /// Nothing is in, and that is known.
+    Refused,
+    /// Nobody can tell; it is in.
+    In,
+    /// Nobody can tell; it is not, and never will be.
+    Out,
+    /// Nobody can tell, not even the store until it is opened anew.
+    Limbo,
+}
+
+impl ModelStore {
+    pub(super) const fn new(world: Arc<World>) -> Self {
+        Self { world }
+    }
+
+    async fn rest(&self, micros: u64) {
+        if let Some(clock) = self.world.clock().filter(|_| micros > 0) {
+            clock.sleep(Duration::from_micros(micros)).await;
+        }
+    }
+
+    fn draw_fault(state: &mut State) -> Option<Fault> {
+        let chance = state.weather.commit;
+        if !state.dice.store.percent(chance) {
+            return None;
+        }
+        Some(match state.dice.store.between(0, 3) {
+            0 => Fault::Refused,
+            1 => Fault::In,
+            2 => Fault::Out,
+            _ => Fault::Limbo,
+        })
+    }
+
+    /// A read: a point, and perhaps an error.
+    async fn look<T>(&self, read: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
+        self.world.point().await;
+        let mut state = self.world.lock();
+        let chance = state.weather.read;
+        if state.dice.store.percent(chance) {
+            state.count("failed reads");
+            state.note(format_args!("a read fails"));
+            return Err(StoreError::unavailable("the store can't be read"));
+        }
+        Ok(read(&mut state))
+    }
+}
+
+fn broken() -> StoreError {
+    StoreError::fatal("the store failed before and was not opened anew")
+}
+
+#[async_trait]
+impl RunStore for ModelStore {
+    fn store_id(&self) -> &str {
+        "model"
+    }
+
+    async fn commit(
+        &self,
+        batch: Vec<Transition>,
+        durability: Durability,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        self.world.point().await;
+        let slow = {
+            let mut state = self.world.lock();
+            let chance = state.weather.slow;
+            let (on, micros) = (
+                state.dice.store.percent(chance),
+                state.dice.store.between(1_000, 3_000_000),
+            );
+            if on { micros } else { 0 }
+        };
+        self.rest(slow).await;
+        let answer = {
+            let mut state = self.world.lock();
+            if state.is_off() {
+                None
+            } else if state.books.broken {
+                Some(Err(broken()))
+            } else {
+                Some(self.commit_now(&mut state, &batch, durability))
+            }
+        };
+        // It may be in and never be answered.
+        self.world.point().await;
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn reopen(&self) -> Result<(), StoreError> {
+        self.world.point().await;
+        let mut state = self.world.lock();
+        if !state.books.broken {
+            return Ok(());
+        }
+        let chance = state.weather.reopen;
+        if state.dice.store.percent(chance) {
+            state.note(format_args!("the store can't be opened"));
+            return Err(StoreError::unavailable("the store can't be opened"));
+        }
+        state.note(format_args!("the store is opened anew"));
+        state.count("reopened stores");
+        state.settle();
+        Ok(())
+    }
+
+    fn sharing(&self) -> Option<&dyn Sharing> {
+        None
+    }
+
+    async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
+        self.look(|s| s.books.rows.runs.get(&id).map(|r| r.run.clone()))
+            .await
+    }
+
+    async fn run_by_key(&self, key: &RunKey) -> Result<Option<RunRecord>, StoreError> {
+        self.look(|s| {
+            let rows = &s.books.rows;
+            let found = rows.keys.get(key).and_then(|id| rows.runs.get(id));
+            found.map(|r| r.run.clone())
+        })
+        .await
+    }
+
+    async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>, StoreError> {
+        let limit = if query.limit == 0 { 100 } else { query.limit } as usize;
+        let wanted = |run: &&RunRecord| {
+            query.pipeline.as_ref().is_none_or(|p| *p == run.pipeline)
+                && query
+                    .environment
+                    .as_ref()
+                    .is_none_or(|e| *e == run.environment)
+                && query.before.is_none_or(|before| run.id < before)
+                && !(query.unfinished && run.state.is_final())
+        };
+        self.look(|s| {
+            let runs = s.books.rows.runs.values().rev().map(|r| &r.run);
+            runs.filter(wanted).take(limit).cloned().collect()
+        })
+        .await
+    }
+
+    async fn snapshot(&self, id: RunId) -> Result<Option<RunSnapshot>, StoreError> {
+        self.look(|s| {
+            let rows = &s.books.rows;
+            let of = rows.runs.get(&id)?;
+            let version = rows.versions.get(&of.run.version).cloned();
+            let Some(version) = version else {
+                s.violate(format!("the version of run {id} was never kept"));
+                return None;
+            };
+            let of = s.books.rows.runs.get(&id)?;
+            Some(RunSnapshot::new(
+                of.run.clone(),
+                version,
+                of.steps.values().cloned().collect(),
+                of.attempts.values().cloned().collect(),
+            ))
+        })
+        .await
+    }
+
+    async fn version(&self, digest: &Digest) -> Result<Option<VersionRecord>, StoreError> {
+        self.look(|s| s.books.rows.versions.get(digest).cloned())
+            .await
+    }
+
+    async fn events(
+        &self,
+        run: RunId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        self.look(|s| {
+            let events = s.books.rows.runs.get(&run).map_or(&[][..], |r| &r.events);
+            let found = events.iter().skip(after as usize).take(limit as usize);
+            found.cloned().collect()
+        })
+        .await
+    }
+
+    async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.look(|s| {
+            let mut entries = in_state(&s.books.rows, OutboxState::Pending);
+            entries.sort_by(|a, b| (a.next_at, &a.id).cmp(&(b.next_at, &b.id)));
+            entries.truncate(limit as usize);
+            entries
+        })
+        .await
+    }
+
+    async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.look(|s| {
+            let mut entries = in_state(&s.books.rows, OutboxState::Dead);
+            entries.sort_by(|a, b| (b.notification.at, &b.id).cmp(&(a.notification.at, &a.id)));
+            entries.truncate(limit as usize);
+            entries
+        })
+        .await
+    }
+
+    async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {
+        self.look(|s| {
+            s.note(format_args!("a signal is left: {:?}", signal.signal));
+            s.apply(
+                &[Transition::new(vec![Change::AddSignal(Box::new(
+                    signal.clone(),
+                ))])],
+                Durability::Synced,
+            );
+        })
+        .await
+    }
+
+    async fn withdraw(&self, signal: &SignalId) -> Result<(), StoreError> {
+        self.look(|s| {
+            let taken = Transition::new(vec![Change::TakeSignal(signal.clone())]);
+            s.apply(&[taken], Durability::Synced);
+        })
+        .await
+    }
+
+    async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
+        // Looks that find nothing are no points: they would be most of all.
+        if self.world.lock().books.rows.signals.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.look(|s| {
+            let signals = s.books.rows.signals.iter();
+            signals.take(limit as usize).cloned().collect()
+        })
+        .await
+    }
+}
+
+impl ModelStore {
+    fn commit_now(
+        &self,
+        state: &mut State,
+        batch: &[Transition],
+        durability: Durability,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let Some(fault) = Self::draw_fault(state) else {
+            return Ok(state.apply(batch, durability));
+        };
+        state.count("failed commits");
+        state.books.broken = true;
+        let unknown = Err(StoreError::unavailable("the commit was not answered"));
+        match fault {
+            Fault::Refused => {
+                state.note(format_args!("a commit is refused"));
+                Err(StoreError::fatal("the disk is full"))
+            }
+            Fault::In => {
+                state.note(format_args!("a commit is in and not answered"));
+                state.apply(batch, durability);
+                unknown
+            }
+            Fault::Out => {
+                state.note(format_args!("a commit is not in and not answered"));
+                unknown
+            }
+            Fault::Limbo => {
+                state.note(format_args!("a commit is in limbo"));
+                state.books.limbo = Some(batch.to_vec());
+                unknown
+            }
+        }
+    }
+}
+
+fn in_state(rows: &Rows, state: OutboxState) -> Vec<OutboxRecord> {
+    let entries = rows.outbox.values().filter(|e| e.state == state);
+    entries.cloned().collect()
+}
