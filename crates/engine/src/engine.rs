@@ -25,6 +25,10 @@ use crate::rerun::RerunPlan;
 use crate::settings::Settings;
 use crate::{Error, ErrorKind};
 
+/// How long to wait before the store is asked again: at first, and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// Looks up a secret by its name in the environment.
 pub type SecretLookup = Arc<dyn Fn(&LogicalName) -> Result<Secret, String> + Send + Sync>;
 
@@ -108,7 +112,7 @@ impl Core {
         }
     }
 
-    /// Tells the driver of a child run that was there before.
+    /// Tells the driver of a child run that was there before, as soon as the store can say how it is.
     pub(crate) fn reattach_child(
         self: &Arc<Self>,
         parent: RunId,
@@ -119,20 +123,32 @@ impl Core {
         let (core, inbox) = (Arc::clone(self), inbox.clone());
         tokio::spawn(async move {
             let Some(store) = &core.store else { return };
-            match store.run(child).await {
-                Ok(Some(record)) => drop(
-                    inbox
-                        .send(Message::ChildKnown(
-                            parent,
-                            slot,
-                            RunSummary::of_record(&record),
-                        ))
-                        .await,
-                ),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(error = %error_chain(&error), %child, "a child run can't be read")
+            let known = async {
+                let mut wait = FIRST_WAIT;
+                loop {
+                    match store.run(child).await {
+                        Ok(record) => return record,
+                        // The parent waits for this answer alone.
+                        Err(error) => {
+                            tracing::warn!(error = %error_chain(&error), %child, "a child run can't be read yet");
+                        }
+                    }
+                    core.clock.sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
                 }
+            };
+            let record = tokio::select! {
+                biased;
+                () = core.closing.cancelled() => return,
+                record = known => record,
+            };
+            if let Some(record) = record {
+                let summary = RunSummary::of_record(&record);
+                // Nobody listens only when the engine is gone; the next one asks again.
+                inbox
+                    .send(Message::ChildKnown(parent, slot, summary))
+                    .await
+                    .ok();
             }
         });
     }
