@@ -16,7 +16,7 @@ use windlass_core::{
     Action, Artifact, AttemptNo, CancelSignal, ClockExt, ComputeErrorKind, ComputeTarget, Failure,
     FailureClass, FencingToken, Found, InputSource, JobEnd, JobHandle, JobSpec, Json, Location,
     LogicalName, MEMORY, Manifest, Observation, Phase, RunId, RunSpec, Slot, StepOutput, Storage,
-    StorageError, StorageUri, SubmitKey, TimeoutKind, Usage, error_chain,
+    StorageError, StorageErrorKind, StorageUri, SubmitKey, TimeoutKind, Usage, error_chain,
 };
 
 use crate::decide::Input;
@@ -102,7 +102,8 @@ impl Job {
             .targets
             .get(target)
             .ok_or_else(|| Failure::permanent(format!("there is no compute target `{target}`")))?;
-        let (storage_name, storage) = core.run_storage().map_err(Failure::permanent)?;
+        let run_storage = core.run_storage().map_err(Failure::permanent)?;
+        let (storage_name, storage) = run_storage;
         let folder = active
             .context
             .folder()
@@ -113,13 +114,14 @@ impl Job {
             active.state.label(slot),
             attempt,
         );
-        let workspace = Workspace::new(storage, folder, &core.settings.scratch, &key);
+        let staging = hub.target.capabilities().staging;
+        let workspace = Workspace::new(run_storage, folder, staging, &core.settings.scratch, &key);
         let (_, resources) = demands(core, active, slot);
         let mut spec = JobSpec::new(
             run.command.iter().map(|t| t.as_str().to_owned()).collect(),
-            Location::Path(workspace.outputs()),
-            Location::Path(workspace.logs()),
-            Location::Path(workspace.result()),
+            workspace.outputs(),
+            workspace.logs(),
+            workspace.result(),
         );
         spec.code = run
             .code
@@ -422,7 +424,7 @@ impl Job {
         if self.heartbeat.is_none() {
             return;
         }
-        let size = self.workspace.logged_bytes().await;
+        let size = self.workspace.logged_bytes(&*self.storage).await;
         if size > *logged {
             *logged = size;
             inbox
@@ -460,7 +462,7 @@ impl Job {
                     )
                 });
                 if failure.class == FailureClass::User
-                    && let Some(line) = self.workspace.last_complaint().await
+                    && let Some(line) = self.workspace.last_complaint(&*self.storage).await
                 {
                     failure.message = format!("{}: {line}", failure.message);
                 }
@@ -538,22 +540,18 @@ impl Job {
 
     /// Reads what the job wrote to `$WINDLASS_RESULT`.
     async fn result(&self) -> Result<Option<serde_json::Value>, Failure> {
-        let path = self.workspace.result();
-        let size = match tokio::fs::symlink_metadata(&path).await {
-            Ok(meta) if meta.is_file() => meta.len(),
-            _ => return Ok(None),
+        let read = self.workspace.read_result(&*self.storage, RESULT_LIMIT);
+        let text = match read.await {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(e) => {
+                let message = format!("its result can't be taken: {}", error_chain(&e));
+                return Err(match e.kind() {
+                    StorageErrorKind::Unsupported => Failure::permanent(message),
+                    _ => Failure::new(FailureClass::Unavailable, message),
+                });
+            }
         };
-        if size > RESULT_LIMIT {
-            return Err(Failure::permanent(format!(
-                "its result has {size} bytes, more than {RESULT_LIMIT}; write large things as outputs"
-            )));
-        }
-        let text = tokio::fs::read(&path).await.map_err(|e| {
-            Failure::new(
-                FailureClass::Unavailable,
-                format!("its result can't be read: {e}"),
-            )
-        })?;
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }

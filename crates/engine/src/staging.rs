@@ -1,7 +1,8 @@
 //! The folders of an attempt: where a job finds its inputs and leaves its outputs.
 //!
 //! Where the run storage lies on this host the job works in it, and nothing is copied. Elsewhere
-//! it works in a scratch folder, and what it wrote is uploaded before the manifest.
+//! it works in a scratch folder, and what it wrote is uploaded before the manifest. A target that
+//! stages by itself is told the places in the storage, and nothing of the job passes this host.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,54 +12,83 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use windlass_core::{
     Artifact, AttemptNo, Location, LogicalName, Manifest, ManifestEntry, ObjectKey, PutMode, RunId,
-    Storage, StorageError, StorageErrorKind, StorageExt, StorageUri, Storages, SubmitKey,
+    Staging, Storage, StorageError, StorageErrorKind, StorageExt, StorageUri, Storages, SubmitKey,
     Timestamp,
 };
 
 const MANIFEST_LIMIT: u64 = 256 << 20;
 /// Bytes that are read from a file at once.
 const CHUNK: usize = 1 << 20;
+/// Bytes at the end of a log in which its last line is looked for.
+const TAIL: u64 = 4_096;
+const LOGS: [&str; 2] = ["stdout.log", "stderr.log"];
 
 /// Where an attempt works.
 #[derive(Debug, Clone)]
 pub(crate) struct Workspace {
+    storage: LogicalName,
     folder: ObjectKey,
-    local: PathBuf,
-    /// True if the storage itself lies there.
-    in_place: bool,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// In the storage, which lies on this host.
+    InStorage(PathBuf),
+    /// In a scratch folder of this host.
+    Scratch(PathBuf),
+    /// Where the target wants; it brings everything to the storage itself.
+    Elsewhere,
 }
 
 impl Workspace {
     pub(crate) fn new(
-        storage: &std::sync::Arc<dyn Storage>,
+        (name, storage): (&LogicalName, &std::sync::Arc<dyn Storage>),
         folder: ObjectKey,
+        staging: Staging,
         scratch: &Path,
         key: &SubmitKey,
     ) -> Self {
-        match storage.local_path(&folder) {
-            Some(local) => Self {
-                folder,
-                local,
-                in_place: true,
-            },
-            None => Self {
-                folder,
-                local: scratch.join(key.native_name()),
-                in_place: false,
-            },
+        let place = match (staging, storage.local_path(&folder)) {
+            (Staging::Uris, _) => Place::Elsewhere,
+            (_, Some(local)) => Place::InStorage(local),
+            (_, None) => Place::Scratch(scratch.join(key.native_name())),
+        };
+        Self {
+            storage: name.clone(),
+            folder,
+            place,
         }
     }
 
-    pub(crate) fn outputs(&self) -> PathBuf {
-        self.local.join("outputs")
+    /// Returns where it lies on this host, if it does.
+    fn local(&self) -> Option<&Path> {
+        match &self.place {
+            Place::InStorage(local) | Place::Scratch(local) => Some(local),
+            Place::Elsewhere => None,
+        }
     }
 
-    pub(crate) fn logs(&self) -> PathBuf {
-        self.local.join("logs")
+    fn location(&self, below: &str, folder: bool) -> Location {
+        match self.local() {
+            Some(local) => Location::Path(local.join(below)),
+            None => {
+                let uri = StorageUri::new(self.storage.clone(), self.key(below), folder);
+                Location::Uri(uri.to_string())
+            }
+        }
     }
 
-    pub(crate) fn result(&self) -> PathBuf {
-        self.local.join("result.json")
+    pub(crate) fn outputs(&self) -> Location {
+        self.location("outputs", true)
+    }
+
+    pub(crate) fn logs(&self) -> Location {
+        self.location("logs", true)
+    }
+
+    pub(crate) fn result(&self) -> Location {
+        self.location("result.json", false)
     }
 
     fn key(&self, below: &str) -> ObjectKey {
@@ -81,34 +111,63 @@ impl Workspace {
     }
 
     pub(crate) async fn create(&self) -> io::Result<()> {
-        tokio::fs::create_dir_all(self.outputs()).await?;
-        tokio::fs::create_dir_all(self.logs()).await
+        let Some(local) = self.local() else {
+            return Ok(());
+        };
+        tokio::fs::create_dir_all(local.join("outputs")).await?;
+        tokio::fs::create_dir_all(local.join("logs")).await
     }
 
     /// Returns how many bytes both logs have so far.
-    pub(crate) async fn logged_bytes(&self) -> u64 {
+    pub(crate) async fn logged_bytes(&self, storage: &dyn Storage) -> u64 {
         let mut bytes = 0;
-        for name in ["stdout.log", "stderr.log"] {
-            bytes += tokio::fs::metadata(self.logs().join(name))
-                .await
-                .map_or(0, |m| m.len());
+        for name in LOGS {
+            bytes += match self.local() {
+                Some(local) => {
+                    let log = tokio::fs::metadata(local.join("logs").join(name)).await;
+                    log.map_or(0, |m| m.len())
+                }
+                None => {
+                    let log = storage.head(&self.log_key(name)).await;
+                    log.map_or(0, |m| m.size)
+                }
+            };
         }
         bytes
     }
 
-    /// Returns the last line that the job complained with, at most 300 characters of it.
-    pub(crate) async fn last_complaint(&self) -> Option<String> {
-        for name in ["stderr.log", "stdout.log"] {
-            let mut file = match tokio::fs::File::open(self.logs().join(name)).await {
-                Ok(file) => file,
-                Err(_) => continue,
-            };
+    fn log_key(&self, name: &str) -> ObjectKey {
+        self.key(&format!("logs/{name}"))
+    }
+
+    /// Returns the end of a log.
+    async fn tail(&self, storage: &dyn Storage, name: &str) -> Option<Vec<u8>> {
+        let mut tail = Vec::new();
+        if let Some(local) = self.local() {
+            let log = local.join("logs").join(name);
+            let mut file = tokio::fs::File::open(log).await.ok()?;
             let size = file.metadata().await.ok()?.len();
-            file.seek(io::SeekFrom::Start(size.saturating_sub(4_096)))
-                .await
-                .ok()?;
-            let mut tail = Vec::new();
-            file.take(4_096).read_to_end(&mut tail).await.ok()?;
+            let start = io::SeekFrom::Start(size.saturating_sub(TAIL));
+            file.seek(start).await.ok()?;
+            file.take(TAIL).read_to_end(&mut tail).await.ok()?;
+        } else {
+            let key = self.log_key(name);
+            let size = storage.head(&key).await.ok()?.size;
+            let range = size.saturating_sub(TAIL)..size;
+            let (_, mut stream) = storage.get_stream(&key, Some(range)).await.ok()?;
+            while let Some(bytes) = stream.try_next().await.ok()? {
+                tail.extend_from_slice(&bytes);
+            }
+        }
+        Some(tail)
+    }
+
+    /// Returns the last line that the job complained with, at most 300 characters of it.
+    pub(crate) async fn last_complaint(&self, storage: &dyn Storage) -> Option<String> {
+        for name in LOGS.iter().rev() {
+            let Some(tail) = self.tail(storage, name).await else {
+                continue;
+            };
             let text = String::from_utf8_lossy(&tail).into_owned();
             let last = text.lines().rev().map(str::trim).find(|l| !l.is_empty());
             if let Some(line) = last {
@@ -118,10 +177,38 @@ impl Workspace {
         None
     }
 
+    /// Reads what the job wrote to `$WINDLASS_RESULT`, if it did; `Unsupported` if it has more bytes
+    /// than `limit`.
+    pub(crate) async fn read_result(
+        &self,
+        storage: &dyn Storage,
+        limit: u64,
+    ) -> Result<Option<Bytes>, StorageError> {
+        let Location::Path(path) = self.result() else {
+            return match storage.get(&self.key("result.json"), limit).await {
+                Ok((_, text)) => Ok(Some(text)),
+                Err(e) if e.kind() == StorageErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            };
+        };
+        let size = match tokio::fs::symlink_metadata(&path).await {
+            Ok(meta) if meta.is_file() => meta.len(),
+            _ => return Ok(None),
+        };
+        if size > limit {
+            return Err(StorageError::unsupported(format!(
+                "it has more than {limit} bytes; write large things as outputs size=`{size}`"
+            )));
+        }
+        let text = tokio::fs::read(&path).await;
+        text.map(|text| Some(text.into()))
+            .map_err(|e| StorageError::unavailable("it can't be read").with_source(e))
+    }
+
     /// Uploads the logs of a job that failed elsewhere than in its storage.
     pub(crate) async fn keep_logs(&self, storage: &dyn Storage) {
-        if !self.in_place
-            && let Err(error) = upload(&self.logs(), storage, &self.logs_key()).await
+        if let Place::Scratch(local) = &self.place
+            && let Err(error) = upload(&local.join("logs"), storage, &self.logs_key()).await
         {
             tracing::warn!(error = %windlass_core::error_chain(&error), folder = %self.folder, "logs could not be kept");
         }
@@ -137,6 +224,11 @@ pub(crate) async fn locate(
 ) -> Result<Location, StorageError> {
     if artifact.parts.is_empty() {
         return locate_uri(storages, &artifact.at, workspace, name).await;
+    }
+    if workspace.local().is_none() {
+        return Err(StorageError::unsupported(format!(
+            "the outputs of a mapped step can't be handed to a target that stages by itself input=`{name}`"
+        )));
     }
     let mut parts = std::collections::BTreeMap::new();
     for (part, artifact) in &artifact.parts {
@@ -159,6 +251,9 @@ pub(crate) async fn locate_uri(
     let storage = storages.get(&uri.storage).ok_or_else(|| {
         StorageError::unsupported(format!("there is no storage `{}`", uri.storage))
     })?;
+    let Some(local) = workspace.local() else {
+        return Ok(Location::Uri(uri.to_string()));
+    };
     if let Some(path) = storage.local_path(&uri.key) {
         return match tokio::fs::metadata(&path).await {
             Ok(_) => Ok(Location::Path(path)),
@@ -167,7 +262,7 @@ pub(crate) async fn locate_uri(
             ))),
         };
     }
-    let target = workspace.local.join("inputs").join(name.as_str());
+    let target = local.join("inputs").join(name.as_str());
     download(&**storage, uri, &target).await?;
     Ok(Location::Path(target))
 }
@@ -268,19 +363,23 @@ pub(crate) async fn seal(
     at: Timestamp,
     result: Option<serde_json::Value>,
 ) -> Result<Manifest, StorageError> {
-    if workspace.in_place {
-        // The result goes into the manifest, and a job that printed nothing has no logs to keep.
-        let (outputs, logs) = (workspace.outputs_key(), workspace.logs_key());
-        let keep_logs = async {
-            match workspace.logged_bytes().await {
-                0 => Ok(()),
-                _ => storage.sync_folder(&logs).await,
-            }
-        };
-        futures::future::try_join(storage.sync_folder(&outputs), keep_logs).await?;
-    } else {
-        upload(&workspace.outputs(), storage, &workspace.outputs_key()).await?;
-        upload(&workspace.logs(), storage, &workspace.logs_key()).await?;
+    match &workspace.place {
+        Place::InStorage(_) => {
+            // The result goes into the manifest, and a job that printed nothing has no logs to keep.
+            let (outputs, logs) = (workspace.outputs_key(), workspace.logs_key());
+            let keep_logs = async {
+                match workspace.logged_bytes(storage).await {
+                    0 => Ok(()),
+                    _ => storage.sync_folder(&logs).await,
+                }
+            };
+            futures::future::try_join(storage.sync_folder(&outputs), keep_logs).await?;
+        }
+        Place::Scratch(local) => {
+            upload(&local.join("outputs"), storage, &workspace.outputs_key()).await?;
+            upload(&local.join("logs"), storage, &workspace.logs_key()).await?;
+        }
+        Place::Elsewhere => {}
     }
     let folder = workspace.outputs_key();
     let mut entries = Vec::new();
