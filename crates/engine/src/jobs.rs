@@ -16,7 +16,8 @@ use windlass_core::{
     Action, Artifact, AttemptNo, CancelSignal, ClockExt, ComputeErrorKind, ComputeTarget, Failure,
     FailureClass, FencingToken, Found, InputSource, JobEnd, JobHandle, JobSpec, Json, Location,
     LogicalName, MEMORY, Manifest, Observation, Phase, RunId, RunSpec, Slot, StepOutput, Storage,
-    StorageError, StorageErrorKind, StorageUri, SubmitKey, TimeoutKind, Usage, error_chain,
+    StorageError, StorageErrorKind, StorageUri, SubmitKey, TimeoutKind, Timestamp, Usage,
+    error_chain,
 };
 
 use crate::decide::Input;
@@ -366,6 +367,7 @@ impl Job {
         inbox: &mpsc::Sender<Message>,
     ) -> End {
         let mut stopping = false;
+        let (mut ask_at, mut wait) = (None, FIRST_WAIT);
         let mut started = false;
         let mut logged = 0;
         let interval = self
@@ -379,9 +381,11 @@ impl Job {
                 seen = observations.next() => Some(seen),
                 () = self.signal.cancelled(), if !stopping => {
                     stopping = true;
-                    if let Err(error) = self.hub.target.cancel(handle, self.spec.grace).await {
-                        tracing::warn!(error = %error_chain(&error), job = %self.key, "the target can't be asked to stop a job");
-                    }
+                    ask_at = self.ask_to_stop(handle, &mut wait).await;
+                    None
+                }
+                () = self.core.clock.sleep_until(ask_at.unwrap_or_default()), if ask_at.is_some() => {
+                    ask_at = self.ask_to_stop(handle, &mut wait).await;
                     None
                 }
                 () = self.core.clock.sleep(interval) => {
@@ -417,6 +421,20 @@ impl Job {
                 return self.end(end, &seen).await;
             }
         }
+    }
+
+    /// Asks the target to stop the job, and returns when to ask again if it was not heard.
+    async fn ask_to_stop(&self, handle: &JobHandle, wait: &mut Duration) -> Option<Timestamp> {
+        let error = self
+            .hub
+            .target
+            .cancel(handle, self.spec.grace)
+            .await
+            .err()?;
+        tracing::warn!(error = %error_chain(&error), job = %self.key, "the target can't be asked to stop a job");
+        let again = self.core.clock.now().after(*wait);
+        *wait = (*wait * 2).min(LONGEST_WAIT);
+        error.kind().is_retryable().then_some(again)
     }
 
     /// Growing logs are a sign of life.
