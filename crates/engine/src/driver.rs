@@ -441,7 +441,7 @@ impl Driver {
             active.state.decide(&event, decision);
             judged.get_or_insert(event.input);
             if decision.audit {
-                active.absorb(decision, now, &self.core.host);
+                active.absorb(decision, now, &self.core);
                 self.touched.push(run);
             } else if decision.run_changed {
                 active.record.state = active.state.phase;

@@ -8,14 +8,15 @@ use windlass_core::run_store::{
 };
 use windlass_core::{AttemptNo, FencingToken, Occasion, Slot, Timestamp};
 
-use super::{Active, Driver, Gate};
+use super::{Active, Driver, Gate, demands};
 use crate::bound::Kind;
 use crate::decide::Decision;
+use crate::engine::Core;
 use crate::writer::{Waiter, WriteRequest, Written};
 
 impl Active {
     /// Takes over what a decision changed.
-    pub(super) fn absorb(&mut self, decision: &mut Decision, now: Timestamp, host: &str) {
+    pub(super) fn absorb(&mut self, decision: &mut Decision, now: Timestamp, core: &Core) {
         self.dirty.run |= decision.run_changed || !decision.events.is_empty();
         self.dirty.slots.extend(decision.changed.drain(..));
         if decision.run_changed {
@@ -26,7 +27,7 @@ impl Active {
             }
         }
         for kind in decision.events.drain(..) {
-            self.note(&kind, now, host);
+            self.note(&kind, now, core);
             let seq = self.record.next_seq;
             self.record.next_seq += 1;
             self.dirty
@@ -36,7 +37,7 @@ impl Active {
     }
 
     /// Keeps the rows of the run and its attempts in step with an event.
-    fn note(&mut self, kind: &EventKind, now: Timestamp, host: &str) {
+    fn note(&mut self, kind: &EventKind, now: Timestamp, core: &Core) {
         match kind {
             EventKind::RunStarted => self.record.started_at = Some(now),
             EventKind::CancelRequested { .. } => self.record.cancel_requested = true,
@@ -50,7 +51,7 @@ impl Active {
                 slot,
                 attempt,
                 token,
-            } => self.note_launch(*slot, *attempt, *token, now, host),
+            } => self.note_launch(*slot, *attempt, *token, now, core),
             EventKind::AttemptStarted { slot, attempt } => {
                 if let Some(row) = self.attempts.get_mut(slot) {
                     row.started_at = Some(now);
@@ -78,13 +79,13 @@ impl Active {
         attempt: AttemptNo,
         token: FencingToken,
         now: Timestamp,
-        host: &str,
+        core: &Core,
     ) {
-        let mut row =
-            AttemptRecord::new(self.record.id, slot, attempt, token, host.to_owned(), now);
+        let host = core.host.clone();
+        let mut row = AttemptRecord::new(self.record.id, slot, attempt, token, host, now);
         let policy = &self.bound.pipeline.step(slot.step).policy;
         row.pool.clone_from(&policy.pool);
-        row.resources.clone_from(&policy.resources);
+        (_, row.resources) = demands(core, self, slot);
         if self.bound.kind(slot.step) == Kind::Job {
             row.target = policy
                 .target
