@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use windlass_core::Timestamp;
+use windlass_core::{LogicalName, Timestamp};
 
 use super::deeds::Story;
 use super::dice::Dice;
@@ -74,9 +74,14 @@ pub fn play(seed: u64) -> Result<Played, Box<Broken>> {
     let story = Story::draw(&mut Dice::named(seed, "story"), plan.pipelines.len());
     let weather = Weather::draw(&mut Dice::named(seed, "weather"));
     let quotas = plan.quotas.iter();
-    let limits: Limits = quotas
+    let mut limits: Limits = quotas
         .map(|q| (q.pool().clone(), q.limit().clone()))
         .collect();
+    for (name, total) in &plan.targets {
+        if let Ok(pool) = LogicalName::new(format!("target-{name}")) {
+            limits.insert(pool, total.clone());
+        }
+    }
     let start = Timestamp::from_micros(1_767_225_600_000_000);
     let world = World::new(seed, weather, limits, start);
     world.lock().note(format_args!("seed {seed}, {weather:?}"));

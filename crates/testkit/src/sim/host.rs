@@ -16,9 +16,11 @@ use super::clock::PausedClock;
 use super::code::Code;
 use super::deeds::{Act, Deed, Story, Wish};
 use super::ids::SeededIds;
+use super::objects::ModelStorage;
 use super::people::{Receiver, Teller};
-use super::plan::{CODE, Plan};
+use super::plan::{CODE, Plan, STORAGE};
 use super::store::ModelStore;
+use super::target::ModelTarget;
 use super::world::World;
 
 /// How the life of a host ended.
@@ -110,6 +112,7 @@ impl Life<'_> {
             .with_clock(Arc::new(clock))
             .with_ids(Arc::new(SeededIds::new(self.world.seed() ^ self.number)))
             .with_step(CODE, Arc::new(Code::new(Arc::clone(self.world))))
+            .with_run_storage(STORAGE, ModelStorage::new(Arc::clone(self.world)))
             .with_notifier(PEOPLE, Receiver::new(Arc::clone(self.world)));
         if let Ok(people) = LogicalName::new(PEOPLE) {
             builder = builder.with_reactor(Box::new(Teller::new(people)));
@@ -119,6 +122,15 @@ impl Life<'_> {
             .quotas
             .iter()
             .fold(builder, |b, q| b.with_quota(Quota::clone(q)));
+        for (i, (name, total)) in self.plan.targets.iter().enumerate() {
+            // The first one's jobs outlive their host.
+            let target = ModelTarget::new(Arc::clone(self.world), total.clone(), i > 0);
+            builder = if i == 0 {
+                builder.with_default_compute(*name, target)
+            } else {
+                builder.with_compute(*name, target)
+            };
+        }
         let engine = builder.build().await.map_err(|e| self.closed(&e))?;
         if !haste {
             // Its pipelines come from somewhere, and that takes a while.
@@ -361,14 +373,18 @@ impl Life<'_> {
             let mut state = self.world.lock();
             state.count("runs held for a person");
             state.note(format_args!("{} waits for {explained:?}", id.short()));
+            // One that runs until it is stopped may hold what others wait for.
+            let endless = open.iter().any(|(run, _)| state.has_endless_job(*run));
             let named = |r: &WaitReason| match r {
                 WaitReason::Resolution => true,
+                WaitReason::Quota { holders, .. } => !holders.is_empty() && endless,
                 WaitReason::ChildRun { run } => open.iter().any(|(other, _)| other == run),
                 _ => false,
             };
             let follows = |r: &WaitReason| matches!(r, WaitReason::Predecessors { .. });
             let mut reasons = explained.iter().map(|e| &e.reason);
-            if !reasons.clone().any(named) || !reasons.all(|r| named(r) || follows(r)) {
+            let held = reasons.clone().any(named) || state.has_endless_job(*id);
+            if !held || !reasons.all(|r| named(r) || follows(r)) {
                 state.violate(format!("run {id} goes on no more and says: {explained:?}"));
             }
         }

@@ -4,22 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windlass_core::{
-    Action, Backoff, Checks, ChildSpec, ClassRetry, Conditions, FailureClass, Implementations,
-    Join, LogicalName, MapOver, MapSpec, OnFailure, OutcomeRule, Pipeline, PipelineName,
-    PipelineSpec, Quota, Resources, RetryPolicy, StepName, StepPolicy, StepSpec, Template,
-    TimeoutKind, WaitSpec,
+    Action, Backoff, CPU, Checks, ChildSpec, ClassRetry, Conditions, FailureClass, Implementations,
+    InputSource, Join, LogicalName, MapOver, MapSpec, OnFailure, OutcomeRule, OutputRef, Pipeline,
+    PipelineName, PipelineSpec, Quota, Resources, RetryPolicy, RunSpec, StepName, StepPolicy,
+    StepSpec, Template, TimeoutKind, WaitSpec,
 };
 
 use super::dice::Dice;
 
 /// The name of the code that native steps call.
 pub(super) const CODE: &str = "code";
+/// The storage that holds the folders of runs.
+pub(super) const STORAGE: &str = "lake";
+/// Targets: the first one's jobs outlive their host, those of the others don't.
+const TARGETS: [&str; 2] = ["cluster", "sandbox"];
 
 /// Pipelines that depend on nothing, and those that start runs of them.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) pipelines: Vec<Pipeline>,
     pub(super) quotas: Vec<Quota>,
+    /// Compute targets, and what each has in all.
+    pub(super) targets: Vec<(&'static str, Resources)>,
 }
 
 fn known<T, E: std::fmt::Display>(made: Result<T, E>) -> T {
@@ -57,7 +63,15 @@ impl Plan {
         ];
         let count = dice.between(1, 3) as usize;
         let pipelines = (0..count).map(|i| draw_pipeline(dice, i)).collect();
-        Self { pipelines, quotas }
+        let targets = TARGETS.map(|name| {
+            let cores = dice.between(2, 4) as u32;
+            (name, Resources::new().cpu_cores(cores).memory_gib(8))
+        });
+        Self {
+            pipelines,
+            quotas,
+            targets: targets.to_vec(),
+        }
     }
 }
 
@@ -72,6 +86,7 @@ fn draw_pipeline(dice: &mut Dice, index: usize) -> Pipeline {
     spec.steps = (0..steps).map(|i| draw_step(dice, index, i)).collect();
     let all = (steps..steps + finally).map(|i| draw_step(dice, index, i));
     spec.finally = all.collect();
+    draw_inputs(dice, &mut spec.steps);
     if dice.percent(15) {
         spec.deadline = Some(seconds(dice, 5, 120));
     }
@@ -112,7 +127,14 @@ fn made_valid(mut spec: PipelineSpec) -> Pipeline {
 
 fn draw_action(dice: &mut Dice, pipeline: usize) -> Action {
     match dice.between(0, 99) {
-        0..=74 => Action::Native(Arc::from(CODE)),
+        0..=49 => Action::Native(Arc::from(CODE)),
+        50..=74 => {
+            let mut run = RunSpec::new(["job"]);
+            if dice.percent(50) {
+                run.outputs = vec![pool("data")];
+            }
+            Action::Run(Box::new(run))
+        }
         75..=80 => Action::Wait(Box::new(WaitSpec::For(seconds(dice, 1, 90)))),
         81..=82 => Action::Wait(Box::new(WaitSpec::Until(Template::new(
             "2026-01-01T00:00:30Z",
@@ -157,14 +179,54 @@ fn draw_step(dice: &mut Dice, pipeline: usize, index: usize) -> StepSpec {
         step = step.map(map);
     }
     let starts_runs = matches!(step.action, Action::Pipeline(_));
+    let is_job = matches!(step.action, Action::Run(_));
     step.policy(|policy| {
         draw_policy(dice, policy);
+        if is_job && policy.resources.get(CPU) > 2_000 {
+            // No target has more for sure.
+            policy.resources = Resources::new().cpu_cores(2);
+        }
+        if is_job && policy.pool.is_none() {
+            let gib = dice.between(1, 2) as u32;
+            policy.resources = Resources::new().memory_gib(gib);
+            if dice.percent(50) {
+                policy.resources = policy.resources.clone().cpu_cores(2);
+            }
+        }
+        if is_job && dice.percent(40) {
+            policy.target = Some(pool(TARGETS[1]));
+        }
+        if is_job && dice.percent(50) {
+            policy.idempotent = Some(true);
+        }
         if starts_runs {
             // Who holds room while its child waits for the same room would wait for ever.
             policy.pool = None;
             policy.resources = Resources::new();
         }
     })
+}
+
+/// Gives some jobs the outputs of jobs before them.
+fn draw_inputs(dice: &mut Dice, steps: &mut [StepSpec]) {
+    for i in 1..steps.len() {
+        let from = dice.between(0, i as u64 - 1) as usize;
+        let data = pool("data");
+        let (before, rest) = steps.split_at_mut(i);
+        let writes = match &before[from].action {
+            Action::Run(run) => before[from].map.is_none() && run.outputs.contains(&data),
+            _ => false,
+        };
+        if let Action::Run(run) = &mut rest[0].action
+            && writes
+        {
+            let output = OutputRef {
+                step: before[from].name.clone(),
+                output: data.clone(),
+            };
+            run.inputs.insert(data, InputSource::Step(output));
+        }
+    }
 }
 
 fn draw_policy(dice: &mut Dice, policy: &mut StepPolicy) {

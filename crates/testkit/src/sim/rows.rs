@@ -30,10 +30,22 @@ pub(super) struct Rows {
     open: BTreeMap<(RunId, Slot, u32), Holding>,
 }
 
+/// What an attempt holds, and in which pools.
 #[derive(Debug, Clone)]
 struct Holding {
-    pool: Option<LogicalName>,
+    pools: Vec<LogicalName>,
     resources: Resources,
+}
+
+impl Holding {
+    fn of(attempt: &AttemptRecord) -> Self {
+        let target = attempt.target.as_ref();
+        let target = target.and_then(|t| LogicalName::new(format!("target-{t}")).ok());
+        Self {
+            pools: attempt.pool.iter().cloned().chain(target).collect(),
+            resources: attempt.resources.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -302,8 +314,7 @@ impl Rows {
                 if attempt.end.is_some() {
                     self.open.remove(&place);
                 } else {
-                    let (pool, resources) = (attempt.pool.clone(), attempt.resources.clone());
-                    self.open.insert(place, Holding { pool, resources });
+                    self.open.insert(place, Holding::of(attempt));
                 }
             }
             Change::AppendEvent(event) => self.of(event.run)?.append(event)?,
@@ -349,7 +360,7 @@ impl Rows {
     pub(super) fn in_use(&self) -> BTreeMap<LogicalName, Resources> {
         let mut used: BTreeMap<LogicalName, Resources> = BTreeMap::new();
         for held in self.open.values() {
-            if let Some(pool) = &held.pool {
+            for pool in &held.pools {
                 used.entry(pool.clone()).or_default().add(&held.resources);
             }
         }

@@ -132,6 +132,7 @@ impl World {
     /// The host died: so do its open files, and perhaps the power went.
     pub(super) fn reboot_store(&self) {
         let mut state = self.lock();
+        state.lose_jobs_of_host();
         // The commit that was under way comes after all that were answered.
         if state.dice.store.percent(50) {
             state.lose_unsynced();

@@ -22,6 +22,10 @@ pub(super) struct Weather {
     pub(super) reopen: u64,
     /// Deliveries that fail.
     pub(super) delivery: u64,
+    /// Calls of a target that fail, and jobs that come to an odd end.
+    pub(super) target: u64,
+    /// Calls of a storage that fail.
+    pub(super) storage: u64,
     /// Attempts that don't just succeed.
     pub(super) code: u64,
 }
@@ -40,6 +44,8 @@ impl Weather {
             slow: some(40, 5, 60),
             reopen: some(50, 10, 60),
             delivery: some(50, 5, 60),
+            target: some(60, 3, 30),
+            storage: some(25, 3, 20),
             code: some(85, 5, 60),
         }
     }
@@ -53,6 +59,8 @@ impl Weather {
             slow: 0,
             reopen: 0,
             delivery: 0,
+            target: 0,
+            storage: 0,
             ..self
         }
     }

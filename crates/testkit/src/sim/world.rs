@@ -15,8 +15,10 @@ use windlass_core::{
 };
 
 use super::dice::Dice;
+use super::objects::Objects;
 use super::rows::Limits;
 use super::store::Books;
+use super::target::Jobs;
 use super::trace::Trace;
 use super::weather::Weather;
 
@@ -29,6 +31,7 @@ pub(super) struct AllDice {
     pub(super) power: Dice,
     pub(super) store: Dice,
     pub(super) notifier: Dice,
+    pub(super) target: Dice,
     pub(super) host: Dice,
 }
 
@@ -55,6 +58,7 @@ impl Power {
 
 #[derive(Debug)]
 pub(super) struct State {
+    pub(super) seed: u64,
     pub(super) trace: Trace,
     pub(super) books: Books,
     pub(super) dice: AllDice,
@@ -68,6 +72,9 @@ pub(super) struct State {
     now: Timestamp,
     /// Code that runs in the host's process.
     pub(super) bodies: BTreeMap<(RunId, Slot), FencingToken>,
+    /// Jobs of all targets, and what lies in the storage.
+    pub(super) jobs: Jobs,
+    pub(super) objects: Objects,
     /// Runs that callers were told of.
     pub(super) promised: BTreeMap<RunKey, RunId>,
     /// Ends that callers were told of.
@@ -146,11 +153,13 @@ impl World {
             power: Dice::named(seed, "power"),
             store: Dice::named(seed, "store"),
             notifier: Dice::named(seed, "notifier"),
+            target: Dice::named(seed, "target"),
             host: Dice::named(seed, "host"),
         };
         Arc::new(Self {
             seed,
             state: Mutex::new(State {
+                seed,
                 trace: Trace::new(),
                 books: Books::default(),
                 dice,
@@ -162,6 +171,8 @@ impl World {
                 clock: None,
                 now: start,
                 bodies: BTreeMap::new(),
+                jobs: Jobs::new(),
+                objects: Objects::new(),
                 promised: BTreeMap::new(),
                 ends: BTreeMap::new(),
                 arrived: BTreeMap::new(),
