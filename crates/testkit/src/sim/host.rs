@@ -181,11 +181,16 @@ impl Life<'_> {
         match act.deed {
             Deed::Start => {
                 let request = RunRequest::new(pipeline.name().as_str(), date).key(&wish.key);
-                match engine.start(request).await {
-                    Ok(run) => self.promised(&run),
-                    Err(error) => return Err(self.closed(&error)),
+                // The store may fail meanwhile; whoever is told so asks again.
+                loop {
+                    match engine.start(request.clone()).await {
+                        Ok(run) => {
+                            self.promised(&run);
+                            return Ok(());
+                        }
+                        Err(error) => self.said_no(engine, &error).await?,
+                    }
                 }
-                return Ok(());
             }
             Deed::SignalStart => {
                 let Ok(key) = windlass_core::RunKey::new(&wish.key) else {

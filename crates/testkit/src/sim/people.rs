@@ -51,6 +51,10 @@ impl Reactor for Teller {
         );
         vec![OutboxRecord::new(self.notifier.clone(), notification)]
     }
+
+    fn restore(&mut self, _: &[OutboxRecord]) {
+        // It tells of each event by itself, whatever came before.
+    }
 }
 
 /// Receives, and doesn't always say so.

@@ -12,7 +12,7 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{ClockExt, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
+use windlass_core::{ClockExt, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
 
 use super::rows::Rows;
 use super::world::{State, World};
@@ -349,6 +349,17 @@ impl RunStore for ModelStore {
             let mut entries = in_state(&s.books.rows, OutboxState::Dead);
             entries.sort_by(|a, b| (b.notification.at, &b.id).cmp(&(a.notification.at, &a.id)));
             entries.truncate(limit as usize);
+            entries
+        })
+        .await
+    }
+
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.look(|s| {
+            let entries = s.books.rows.outbox.values();
+            let entries = entries.filter(|e| e.notification.at >= since);
+            let mut entries: Vec<_> = entries.cloned().collect();
+            entries.sort_by(|a, b| (a.notification.at, &a.id).cmp(&(b.notification.at, &b.id)));
             entries
         })
         .await
