@@ -70,7 +70,10 @@ impl Driver {
             "the run store failed; nothing starts or ends until it is back"
         );
         let mut lost = Lost::default();
-        for mut gate in self.gates.drain(..) {
+        // With what was decided and not written yet, as it is before the first turn.
+        let unwritten = std::mem::take(&mut self.gate);
+        self.touched.clear();
+        for mut gate in self.gates.drain(..).chain([unwritten]) {
             lost.commands.append(&mut gate.commands);
             lost.inputs.append(&mut gate.inputs);
             lost.events.append(&mut gate.events);
