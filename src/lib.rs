@@ -42,6 +42,8 @@ pub use windlass_project as project;
 #[cfg(feature = "sqlite")]
 pub use windlass_state::{Compacted, ExportLine, SqliteOptions, SqliteStore};
 pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
+#[cfg(feature = "postgres")]
+pub use windlass_state::{PostgresOptions, PostgresStore};
 #[cfg(unix)]
 pub use windlass_storage::LocalStorage;
 pub use windlass_storage::{

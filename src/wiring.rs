@@ -12,7 +12,7 @@ use windlass_project::{
 
 use crate::{
     AlertReactor, Engine, EngineBuilder, Explained, Implementations, LocalStorage, LogNotifier,
-    LogicalName, Notifier, Pipeline, ProcessTarget, Redactor, Routes, RunId, RunStore,
+    LogicalName, Notifier, Pipeline, ProcessTarget, Redactor, Retention, Routes, RunId, RunStore,
     SandboxLevel, Secret, Settings, SqliteStore, Storage, TargetCapabilities, error_chain,
 };
 
@@ -126,6 +126,10 @@ fn builder(project: &Project, store: Arc<dyn RunStore>) -> EngineBuilder {
         run_storage: Some(environment.run_storage.clone()),
         default_target: environment.default_compute.clone(),
         code_root: Some(project.root.clone()),
+        retention: Retention {
+            max_age: environment.retention.max_age,
+            keep_last: environment.retention.keep_last,
+        },
         ..Settings::default()
     };
     let builder = Engine::builder_shared(store)

@@ -639,8 +639,10 @@ pub struct RunQuery {
     pub environment: Option<LogicalName>,
     /// Only runs that have not ended.
     pub unfinished: bool,
-    /// Only runs that started before this one, to page on.
+    /// Only runs that started before this one (after it, if the oldest come first), to page on.
     pub before: Option<RunId>,
+    /// The oldest first instead of the latest.
+    pub oldest_first: bool,
     /// At most so many; 0 means 100.
     pub limit: u32,
 }
@@ -660,6 +662,20 @@ impl RunQuery {
     #[must_use]
     pub fn of(mut self, pipeline: PipelineName) -> Self {
         self.pipeline = Some(pipeline);
+        self
+    }
+
+    /// Turns the order around: the oldest first.
+    #[must_use]
+    pub const fn oldest_first(mut self) -> Self {
+        self.oldest_first = true;
+        self
+    }
+
+    /// Goes on behind the last run of the page before.
+    #[must_use]
+    pub const fn behind(mut self, last: RunId) -> Self {
+        self.before = Some(last);
         self
     }
 
@@ -738,7 +754,7 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// Those of the store.
     async fn run_by_key(&self, key: &RunKey) -> Result<Option<RunRecord>, StoreError>;
 
-    /// Returns runs, latest first.
+    /// Returns runs, latest first unless the query says otherwise.
     ///
     /// # Errors
     /// Those of the store.

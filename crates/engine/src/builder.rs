@@ -23,7 +23,7 @@ use crate::handle::Explained;
 use crate::hub::TargetHub;
 use crate::outbox::{self, Outbox};
 use crate::settings::Settings;
-use crate::{lease, reload, signals, writer};
+use crate::{lease, reload, retention, signals, writer};
 
 /// Returns what validation may know of an engine of these parts.
 pub(crate) fn known<'a>(
@@ -291,6 +291,12 @@ impl EngineBuilder {
             gone.recv().await;
         }));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
+        if let Some(writer) = &writer
+            && !core.settings.retention.keeps_all()
+        {
+            let work = retention::run(Arc::clone(&core), inbox.clone(), writer.clone());
+            tasks.push(tokio::spawn(work));
+        }
         if let (Some(store), Some(reactor)) = (&core.store, &mut reactor) {
             reactor.restore(&reload::told(&**store, core.clock.now()).await?);
         }

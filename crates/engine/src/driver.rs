@@ -93,6 +93,8 @@ pub(crate) enum Message {
     Attach(RunId, oneshot::Sender<Option<(RunKey, Started)>>),
     /// Which runs are live.
     Live(oneshot::Sender<Vec<RunId>>),
+    /// Which pipelines are deployed.
+    Pipelines(oneshot::Sender<Vec<PipelineName>>),
     /// Room in the pools.
     Pools(oneshot::Sender<Vec<(LogicalName, Resources, Resources)>>),
 }
@@ -388,6 +390,9 @@ impl Driver {
             Message::ChildKnown(parent, slot, summary) => self.child_known(parent, slot, &summary),
             Message::Attach(run, reply) => drop(reply.send(self.attach(run))),
             Message::Live(reply) => drop(reply.send(self.runs.keys().copied().collect())),
+            Message::Pipelines(reply) => {
+                drop(reply.send(self.pipelines.keys().cloned().collect()));
+            }
             Message::Pools(reply) => drop(reply.send(self.pools())),
         }
     }

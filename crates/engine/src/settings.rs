@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use windlass_core::units::duration;
+use windlass_core::units::{duration, optional_duration};
 use windlass_core::{JobSpec, LogicalName};
 
 /// Settings of an engine.
@@ -47,12 +47,51 @@ pub struct Settings {
     /// answers sooner, longer reads less. Default: 250 ms.
     #[serde(with = "duration")]
     pub signal_interval: Duration,
+    /// Which ended runs are deleted from the store. Default: none.
+    pub retention: Retention,
+    /// How often runs are looked through for that. Default: 10 min.
+    #[serde(with = "duration")]
+    pub retention_interval: Duration,
     /// Bytes of each log of a job that are kept. Default: 16 MiB.
     pub log_cap_bytes: u64,
     /// Transitions that may wait for the writer before the engine stops deciding. Default: 4096.
     pub writer_queue: usize,
     /// Events that a subscriber may be behind before it loses the oldest. Default: 65,536.
     pub event_buffer: usize,
+}
+
+/// Which ended runs are deleted from the store; one that either rule names goes.
+///
+/// What they wrote to storages stays. A key whose run is deleted starts a new one, so runs are kept
+/// for longer than anybody may ask for the same one again. What an unfinished run needs stays: the
+/// run that it reruns, and the runs that its steps started.
+///
+/// ```
+/// use windlass_engine::{Retention, Settings};
+/// let retention = Retention { keep_last: Some(1_000), ..Retention::default() };
+/// let settings = Settings { retention, ..Settings::default() };
+/// assert_eq!(settings.retention.max_age, None);
+/// ```
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "hosts write it with `..Retention::default()`"
+)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// Deletes runs that ended longer ago. Default: none.
+    #[serde(with = "optional_duration")]
+    pub max_age: Option<Duration>,
+    /// Deletes all but so many of the latest runs of each deployed pipeline. Default: none.
+    pub keep_last: Option<u32>,
+}
+
+impl Retention {
+    /// Returns true if nothing is ever deleted.
+    #[must_use]
+    pub const fn keeps_all(&self) -> bool {
+        self.max_age.is_none() && self.keep_last.is_none()
+    }
 }
 
 impl Default for Settings {
@@ -69,6 +108,8 @@ impl Default for Settings {
             observe_interval: Duration::from_secs(5),
             outbox_interval: Duration::from_secs(30),
             signal_interval: Duration::from_millis(250),
+            retention: Retention::default(),
+            retention_interval: Duration::from_secs(600),
             log_cap_bytes: JobSpec::DEFAULT_LOG_CAP,
             writer_queue: 4_096,
             event_buffer: 65_536,

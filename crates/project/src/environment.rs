@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use windlass_core::{LogicalName, ObjectKey, Quota, Resources};
@@ -80,6 +81,16 @@ pub enum NotifierBinding {
     },
 }
 
+/// Which ended runs are deleted from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RetentionBinding {
+    /// Those that ended longer ago.
+    pub max_age: Option<Duration>,
+    /// All but so many of the latest runs of each pipeline.
+    pub keep_last: Option<u32>,
+}
+
 /// What the logical names of pipelines stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -90,6 +101,8 @@ pub struct EnvironmentSpec {
     pub protected: bool,
     /// Where the state of runs lives.
     pub store: StoreBinding,
+    /// Which ended runs are deleted from it.
+    pub retention: RetentionBinding,
     /// Storages.
     pub storages: BTreeMap<LogicalName, StorageBinding>,
     /// Which of them holds the folders of runs.
@@ -178,6 +191,7 @@ impl Converter<'_> {
             Some(StoreFile::Sqlite(path)) => self.inside("store/sqlite", path),
             None => self.missing("store"),
         };
+        let retention = self.retention(file);
         let secrets = self.secrets(file, root);
         let mut storages = BTreeMap::new();
         for (name, storage) in &file.storage {
@@ -209,6 +223,7 @@ impl Converter<'_> {
             name,
             protected: file.protected,
             store: StoreBinding::Sqlite(root.join(store?)),
+            retention,
             storages,
             run_storage: run_storage?,
             compute,
@@ -220,6 +235,24 @@ impl Converter<'_> {
             secrets,
             parameters: file.parameters.clone(),
         })
+    }
+
+    fn retention(&mut self, file: &EnvironmentFile) -> RetentionBinding {
+        let Some(retention) = &file.retention else {
+            return RetentionBinding::default();
+        };
+        if retention.keep_last == Some(0) {
+            self.reject(
+                "retention/keep_last",
+                "no run would be kept",
+                "keep at least 1, or leave it out",
+            );
+        }
+        let max_age = retention.max_age;
+        RetentionBinding {
+            max_age: max_age.and_then(|age| self.limit("retention/max_age", age)),
+            keep_last: retention.keep_last,
+        }
     }
 
     fn secrets(

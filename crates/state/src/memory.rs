@@ -8,6 +8,7 @@ mod cluster;
 pub use self::cluster::{MemoryCluster, MemoryHost};
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -298,12 +299,17 @@ impl RunStore for MemoryStore {
                 && !(query.unfinished && run.state.is_final())
         };
         let rows = self.rows();
-        let before = query
-            .before
-            .map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let earlier = rows.runs.range((std::ops::Bound::Unbounded, before));
-        let found = earlier.rev().map(|(_, r)| &r.run).filter(wanted);
-        Ok(found.take(limit as usize).cloned().collect())
+        let passed = query.before.map_or(Bound::Unbounded, Bound::Excluded);
+        let limit = limit as usize;
+        Ok(if query.oldest_first {
+            let later = rows.runs.range((passed, Bound::Unbounded));
+            let found = later.map(|(_, r)| &r.run).filter(wanted);
+            found.take(limit).cloned().collect()
+        } else {
+            let earlier = rows.runs.range((Bound::Unbounded, passed));
+            let found = earlier.rev().map(|(_, r)| &r.run).filter(wanted);
+            found.take(limit).cloned().collect()
+        })
     }
 
     async fn snapshot(&self, id: RunId) -> Result<Option<RunSnapshot>, StoreError> {

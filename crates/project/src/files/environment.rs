@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{Bytes, Cores, ResourcesFile};
+use super::{Bytes, Cores, ResourcesFile, Span};
 
 /// environments/NAME.yaml
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -24,6 +24,9 @@ pub(crate) struct EnvironmentFile {
     #[serde(default)]
     #[schemars(with = "StoreFile")]
     pub(crate) store: Option<StoreFile>,
+    /// Which ended runs are deleted from the store; all are kept without it.
+    #[serde(default)]
+    pub(crate) retention: Option<RetentionFile>,
     /// Storages by logical name.
     #[serde(default)]
     pub(crate) storage: BTreeMap<String, StorageFile>,
@@ -55,6 +58,19 @@ pub(crate) struct EnvironmentFile {
     /// Defaults of parameters that differ here: pipeline → parameter → value.
     #[serde(default)]
     pub(crate) parameters: BTreeMap<String, BTreeMap<String, Value>>,
+}
+
+/// Which ended runs are deleted; one that either rule names goes.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetentionFile {
+    /// Deletes runs that ended longer ago.
+    #[serde(default)]
+    pub(crate) max_age: Option<Span>,
+    /// Deletes all but so many of the latest runs of each pipeline.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(crate) keep_last: Option<u32>,
 }
 
 /// Notifiers of a team, as a list or under `notify`.

@@ -207,11 +207,15 @@ pub(super) fn runs(db: &mut Connection, query: RunQuery) -> Reading<'_, Vec<RunR
         if let Some(environment) = &environment {
             condition("environment =", environment);
         }
+        let (passed, order) = match query.oldest_first {
+            false => ("id <", "DESC"),
+            true => ("id >", "ASC"),
+        };
         if let Some(before) = &before {
-            condition("id <", before);
+            condition(passed, before);
         }
         let sql = format!(
-            "SELECT {RUN} FROM run JOIN run_state ON run_state.run = id WHERE true{wanted} ORDER BY id DESC LIMIT $1"
+            "SELECT {RUN} FROM run JOIN run_state ON run_state.run = id WHERE true{wanted} ORDER BY id {order} LIMIT $1"
         );
         all(&db.query(&sql, &args).await?, run_row)
     }

@@ -189,11 +189,13 @@ pub(super) fn run_for_writing(
 
 pub(super) fn runs(db: &Connection, query: &RunQuery) -> Result<Vec<RunRecord>, StoreError> {
     let limit = if query.limit == 0 { 100 } else { query.limit };
-    // Longer than an id, and larger than all of them.
-    let mut before = vec![0xff; 17];
-    if let Some(id) = query.before {
-        before = id.as_uuid().as_bytes().to_vec();
-    }
+    // Without a run to page on from: longer than an id and larger than all of them, or smaller.
+    let (passed, order, all) = match query.oldest_first {
+        false => ("<", "DESC", vec![0xff; 17]),
+        true => (">", "ASC", Vec::new()),
+    };
+    let before = query.before.map(|id| id.as_uuid().as_bytes().to_vec());
+    let before = before.unwrap_or(all);
     let pipeline = query.pipeline.as_ref().map(AsRef::<str>::as_ref);
     let environment = query.environment.as_ref().map(AsRef::<str>::as_ref);
     // CROSS JOIN fixes the order of the loops: the table that the index narrows comes first.
@@ -205,7 +207,7 @@ pub(super) fn runs(db: &Connection, query: &RunQuery) -> Result<Vec<RunRecord>, 
         (false, None) => "run CROSS JOIN run_state ON run = no WHERE ?1 IS NULL",
     };
     let sql = format!(
-        "SELECT {RUN} FROM {from} AND (?2 IS NULL OR environment = ?2) AND id < ?3 ORDER BY id DESC LIMIT ?4"
+        "SELECT {RUN} FROM {from} AND (?2 IS NULL OR environment = ?2) AND id {passed} ?3 ORDER BY id {order} LIMIT ?4"
     );
     rows(
         db,

@@ -181,6 +181,7 @@ where
             a_run_that_ended_leaves_the_unfinished,
             filters_of_a_query_hold_together,
             paging_with_before,
+            runs_are_listed_oldest_first_if_asked,
             paging_with_before_and_a_filter,
             before_a_run_that_is_not_there,
             a_limit_of_nothing_means_a_hundred,

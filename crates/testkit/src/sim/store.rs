@@ -285,12 +285,22 @@ impl RunStore for ModelStore {
                     .environment
                     .as_ref()
                     .is_none_or(|e| *e == run.environment)
-                && query.before.is_none_or(|before| run.id < before)
+                && query.before.is_none_or(|before| {
+                    if query.oldest_first {
+                        run.id > before
+                    } else {
+                        run.id < before
+                    }
+                })
                 && !(query.unfinished && run.state.is_final())
         };
         self.look(|s| {
-            let runs = s.books.rows.runs.values().rev().map(|r| &r.run);
-            runs.filter(wanted).take(limit).cloned().collect()
+            let runs = s.books.rows.runs.values().map(|r| &r.run).filter(wanted);
+            if query.oldest_first {
+                runs.take(limit).cloned().collect()
+            } else {
+                runs.rev().take(limit).cloned().collect()
+            }
         })
         .await
     }

@@ -421,6 +421,17 @@ pub(super) async fn a_step_is_named_by_its_slot(p: Place) -> Found {
     same(&p.step_name(&Digest::of(b"nothing"), 0).await?, &None)
 }
 
+pub(super) async fn runs_are_listed_oldest_first_if_asked(p: Place) -> Found {
+    create_all(&p, [4, 1, 3, 2].map(run)).await?;
+    let oldest = RunQuery::default().oldest_first();
+    same(&listed(&p, &oldest).await?, &ids(1..=4))?;
+    same(&listed(&p, &oldest.clone().limit(2)).await?, &ids(1..=2))?;
+    let behind = oldest.behind(run_id(2));
+    same(&listed(&p, &behind).await?, &ids(3..=4))?;
+    let behind = behind.of(pipeline_name("churn"));
+    same(&listed(&p, &behind).await?, &ids(3..=4))
+}
+
 /// Creates run `n` with a step, an attempt and events, and ends it if asked.
 async fn full_run_with_rows(p: &Place, n: u32, ended: bool) -> Found {
     let id = run_id(n);
