@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, Statement, ToSql};
 use serde::Serialize;
 use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
@@ -261,12 +261,11 @@ impl<'db> Tables<'db> {
                 "the pipeline is larger than 2 GiB as JSON name=`{name}`"
             ))
         })?;
-        let room = rusqlite::blob::ZeroBlob(size);
-        if self.put_version.execute((digest, name, at, room))? == 1 {
+        let sql = "INSERT OR IGNORE INTO pipeline_version (digest, name, created_at, spec) VALUES (?1, ?2, ?3, zeroblob(?4))";
+        if self.db.execute(sql, (digest, name, at, size))? == 1 {
             let row = self.db.last_insert_rowid();
-            let mut blob = self
-                .db
-                .blob_open("main", "pipeline_version", "spec", row, false)?;
+            let (table, column) = ("pipeline_version", "spec");
+            let mut blob = self.db.blob_open(MAIN_DB, table, column, row, false)?;
             std::io::Write::write_all(&mut blob, spec)
                 .map_err(|e| Refused::Failed(rusqlite::Error::ToSqlConversionFailure(e.into())))?;
             blob.close()?;
