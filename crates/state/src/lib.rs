@@ -4,6 +4,12 @@
 //! SQLite is behind a feature, because its native library can be linked only once in a host;
 //! PostgreSQL is behind one, because it is for hosts that share the work.
 
+#[cfg(feature = "sqlite")]
+mod disk;
+#[cfg(feature = "sqlite")]
+mod group;
+#[cfg(feature = "sqlite")]
+mod lock;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "postgres")]
@@ -19,3 +25,17 @@ pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
 pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Compacted, ExportLine, SqliteOptions, SqliteStore};
+
+/// Runs what blocks away from the async workers.
+#[cfg(feature = "sqlite")]
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, windlass_core::run_store::StoreError> + Send + 'static,
+) -> Result<T, windlass_core::run_store::StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => {
+            let what = "a task of the store was stopped";
+            Err(windlass_core::run_store::StoreError::unavailable(what).with_source(e))
+        }
+    }
+}

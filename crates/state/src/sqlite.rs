@@ -15,7 +15,6 @@
 mod check;
 mod compact;
 mod export;
-mod lock;
 mod migrate;
 mod open;
 mod pool;
@@ -27,10 +26,8 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
@@ -41,8 +38,9 @@ pub use self::compact::Compacted;
 pub use self::export::ExportLine;
 use self::open::Access;
 use self::pool::Readers;
-use self::write::{Commit, Request};
+use crate::group::Writer;
 use crate::versions::Versions;
+use crate::{blocking, lock};
 
 /// How to open a file.
 ///
@@ -87,14 +85,6 @@ pub struct SqliteStore {
     writer: Option<Writer>,
     readers: Arc<Readers>,
     versions: Versions,
-}
-
-/// The thread that writes, and the way to it.
-struct Writer {
-    requests: Option<mpsc::Sender<Request>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    /// True from a failed commit until the file is open again.
-    failed: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -253,42 +243,8 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // The writer, which ends with its field, is then the last one to close the file.
         self.readers.close();
-        let Some(writer) = &mut self.writer else {
-            return;
-        };
-        // The writer ends when the last sender is gone.
-        drop(writer.requests.take());
-        if let Some(thread) = writer.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(path = %self.path.display(), "the writer of the store panicked");
-        }
-    }
-}
-
-/// Runs what blocks away from the async workers.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(e) => Err(StoreError::unavailable("a task of the store was stopped").with_source(e)),
-    }
-}
-
-impl Writer {
-    /// Asks the thread for something and waits for its answer.
-    async fn ask<T>(
-        &self,
-        request: Request,
-        answered: oneshot::Receiver<Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let gone = || StoreError::fatal("the writer of the store panicked: open the store again");
-        // They are there until the store is dropped.
-        let requests = self.requests.as_ref().ok_or_else(gone)?;
-        requests.send(request).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
     }
 }
 
@@ -309,13 +265,7 @@ impl RunStore for SqliteStore {
         let writer = self.writer.as_ref().ok_or_else(|| {
             StoreError::held("the store is open for reading only: open it for writing to commit")
         })?;
-        let (answer, answered) = oneshot::channel();
-        let commit = Commit {
-            batch,
-            durability,
-            answer,
-        };
-        writer.ask(Request::Commit(commit), answered).await
+        writer.commit(batch, durability).await
     }
 
     /// A failed commit closes the connection that wrote; this closes those that read too, so that
@@ -333,12 +283,11 @@ impl RunStore for SqliteStore {
         let Some(writer) = &self.writer else {
             return Ok(());
         };
-        if !writer.failed.load(Ordering::Acquire) {
+        if !writer.has_failed() {
             return Ok(());
         }
         let alone = self.readers.alone().await;
-        let (answer, answered) = oneshot::channel();
-        let opened = writer.ask(Request::Reopen(answer), answered).await;
+        let opened = writer.reopen().await;
         self.versions.clear();
         drop(alone);
         opened

@@ -12,9 +12,9 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 use windlass_core::run_store::{StoreError, StoreErrorKind};
 
-use super::lock::Lock;
 use super::migrate::{self, MIGRATIONS};
 use super::open::{Access, cannot, complete, connect};
+use crate::lock::Lock;
 
 /// How long it may take beside an engine; the sync at the end, which nothing can stop, comes on top,
 /// and both must be over before the engine gives up.

@@ -8,8 +8,8 @@ use std::path::Path;
 use rusqlite::Connection;
 use windlass_core::run_store::StoreError;
 
-use super::lock::beside;
 use super::open::cannot;
+use crate::disk::{beside, sync_folder_of};
 
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_records.sql"),
@@ -117,11 +117,6 @@ pub(super) fn copy(db: &Connection, to: &Path, replace: bool) -> Result<(), Stor
             .map_err(io)?;
     }
     sync_folder_of(to).map_err(io)
-}
-
-/// Makes a new name in the folder of `path` safe against a power cut.
-pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
-    std::fs::File::open(super::open::folder_of(path))?.sync_all()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Readers {
         // The semaphore is never closed.
         let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         let readers = Arc::clone(self);
-        super::blocking(move || {
+        crate::blocking(move || {
             let done = readers.with(work);
             drop(turn);
             done

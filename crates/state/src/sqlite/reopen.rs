@@ -1,44 +1,24 @@
 //! Opening a file again after a commit failed.
 //!
-//! After a failed sync the kernel takes the pages that it couldn't write for written: they read well
-//! and are not on the disk, and the next sync says that all is well. SQLite would build on them. So
-//! nothing of the file stays open, the log is written over itself before anything is read from it for
-//! good, and the last commit that was acknowledged is looked for.
+//! SQLite would build on pages of which nobody knows whether they are on the disk. So nothing of the file
+//! stays open, the log is written over itself before anything is read from it for good, and the last
+//! commit that was acknowledged is looked for.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension};
-use windlass_core::RunId;
 use windlass_core::run_store::StoreError;
 
 use super::migrate::{self, MIGRATIONS};
 use super::open::{Access, cannot, connect, store_id};
+use crate::disk::write_over;
+use crate::group::{Seen, Witness};
 
-/// Bytes of the log that are written over at a time.
-const PIECE: usize = 1 << 20;
-
-/// An event that was acknowledged as synced. Commits are ordered: if it is there, so is all before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Witness {
-    pub(super) run: RunId,
-    seq: u64,
-}
-
-impl Witness {
-    pub(super) const fn new(run: RunId, seq: u64) -> Self {
-        Self { run, seq }
-    }
-
-    fn is_in(self, db: &Connection) -> Result<bool, rusqlite::Error> {
-        let sql =
-            "SELECT 1 FROM event JOIN run ON no = event.run WHERE id = ?1 AND last >= ?2 LIMIT 1";
-        let args = (self.run.as_uuid().as_bytes(), self.seq.cast_signed());
-        let found: Option<i64> = db.query_row(sql, args, |r| r.get(0)).optional()?;
-        Ok(found.is_some())
-    }
+fn is_in(witness: Witness, db: &Connection) -> Result<bool, rusqlite::Error> {
+    let sql = "SELECT 1 FROM event JOIN run ON no = event.run WHERE id = ?1 AND last >= ?2 LIMIT 1";
+    let args = (witness.run.as_uuid().as_bytes(), witness.seq.cast_signed());
+    let found: Option<i64> = db.query_row(sql, args, |r| r.get(0)).optional()?;
+    Ok(found.is_some())
 }
 
 /// The file that is open for writing.
@@ -63,18 +43,12 @@ impl Opened {
                 self.id
             )));
         }
-        let is_in = |witness: Witness| witness.is_in(&db).map_err(|e| cannot("read", path, e));
-        if let Some(lost) = witness
-            && !is_in(lost)?
-        {
-            return Err(StoreError::corrupt(format!(
-                "the disk has lost a commit that it said it keeps: restore a copy path=`{}` run=`{}` event=`{}`",
-                path.display(),
-                lost.run,
-                lost.seq
-            )));
+        match witness {
+            Some(lost) if !is_in(lost, &db).map_err(|e| cannot("read", path, e))? => {
+                Err(Seen::lost(lost, path))
+            }
+            _ => Ok(db),
         }
-        Ok(db)
     }
 }
 
@@ -90,45 +64,4 @@ fn renew_log(db: &Connection, path: &Path) -> Result<(), StoreError> {
     });
     db.execute_batch("ROLLBACK").map_err(failed)?;
     renewed
-}
-
-fn write_over(log: &Path) -> io::Result<()> {
-    let file = match File::options().read(true).write(true).open(log) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let (mut piece, mut at) = (vec![0; PIECE], 0);
-    loop {
-        match file.read_at(&mut piece, at)? {
-            0 => return file.sync_data(),
-            n => {
-                file.write_all_at(&piece[..n], at)?;
-                at += n as u64;
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-
-    #[test]
-    fn a_log_that_is_renewed_is_written_and_stays_as_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("runs.db-wal");
-        write_over(&log).unwrap();
-        assert!(!log.exists(), "no log is no error, and none is made");
-        let bytes: Vec<u8> = (0..PIECE + 77).map(|i| (i % 251) as u8).collect();
-        std::fs::write(&log, &bytes).unwrap();
-        let file = File::options().write(true).open(&log).unwrap();
-        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        write_over(&log).unwrap();
-        assert_eq!(std::fs::read(&log).unwrap(), bytes);
-        let modified = file.metadata().unwrap().modified().unwrap();
-        assert!(modified > SystemTime::UNIX_EPOCH, "nothing was written");
-    }
 }

@@ -1,26 +1,28 @@
 //! One engine a file: a lock of the operating system beside it, which says who holds it.
 //!
 //! The lock ends with its process, however that ends, so it is never stale; what the file says is
-//! only for the message. It is a file of its own because SQLite's own locks belong to SQLite.
+//! only for the message. It is a file of its own because what is locked of the store's file belongs to its format.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use windlass_core::run_store::StoreError;
+
+use crate::disk::beside;
 
 /// Times that readers are waited for, each of which has the lock for some microseconds.
 const PATIENCE: u32 = 10_000;
 
 /// Held until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock of the store at `path`.
-    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         let failed = |e: io::Error| {
             StoreError::unavailable(format!("can't lock the store path=`{}`", path.display()))
                 .with_source(e)
@@ -59,7 +61,7 @@ fn take_from_readers(file: &File) -> Result<(), TryLockError> {
 /// Returns who holds the store at `path`, as a name for people; `None` if nobody does.
 ///
 /// The lock is asked for, not taken: an engine that starts at this very moment still gets it.
-pub(super) fn held_by(path: &Path) -> Result<Option<String>, StoreError> {
+pub(crate) fn held_by(path: &Path) -> Result<Option<String>, StoreError> {
     let failed = |e: io::Error| {
         StoreError::unavailable(format!(
             "can't look at the lock of the store path=`{}`",
@@ -107,14 +109,6 @@ fn holder() -> String {
         host.nodename().to_string_lossy(),
         boot.trim()
     )
-}
-
-/// Returns `PATH.EXTENSION`.
-pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
 }
 
 #[cfg(test)]
