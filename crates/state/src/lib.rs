@@ -1,19 +1,21 @@
-//! Where the state of runs lives: [`windlass_core::RunStore`] in memory, in an SQLite file and in a
-//! PostgreSQL database.
+//! Where the state of runs lives: [`windlass_core::RunStore`] in memory, in an SQLite file, in a redb
+//! file and in a PostgreSQL database.
 //!
-//! SQLite is behind a feature, because its native library can be linked only once in a host;
-//! PostgreSQL is behind one, because it is for hosts that share the work.
+//! Each but the first is behind a feature: SQLite, because its native library can be linked only once
+//! in a host; redb, for hosts that can't link it; PostgreSQL, for hosts that share the work.
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "redb"))]
 mod disk;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "redb"))]
 mod group;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "redb"))]
 mod lock;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redb")]
+mod redb;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -23,11 +25,13 @@ mod versions;
 pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
+#[cfg(feature = "redb")]
+pub use redb::RedbStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Compacted, ExportLine, SqliteOptions, SqliteStore};
 
 /// Runs what blocks away from the async workers.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "redb"))]
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, windlass_core::run_store::StoreError> + Send + 'static,
 ) -> Result<T, windlass_core::run_store::StoreError> {

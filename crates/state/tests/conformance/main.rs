@@ -46,3 +46,17 @@ async fn sqlite_keeps_the_contract_when_every_call_opens_the_file_anew() {
     let report = run_store::run(make).await;
     assert!(report.held.len() >= POINTS, "{report}");
 }
+
+#[cfg(feature = "redb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redb_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = std::sync::atomic::AtomicU32::new(0);
+    let make = || async {
+        let n = files.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = dir.path().join(format!("{n}.redb"));
+        Arc::new(windlass_state::RedbStore::open(path).await.unwrap()) as Arc<dyn RunStore>
+    };
+    let report = run_store::run(make).await;
+    assert!(report.held.len() >= POINTS, "{report}");
+}

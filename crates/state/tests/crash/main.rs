@@ -9,6 +9,7 @@
 )]
 
 mod rows;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,9 +19,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use windlass_core::run_store::{Durability, RunStore};
+#[cfg(feature = "redb")]
+use windlass_state::RedbStore;
 use windlass_state::SqliteStore;
 
 use self::rows::{Chain, run_id};
+use self::stores::FileStore;
 
 /// Tasks of the child that write at the same time, each its own runs.
 const WRITERS: u64 = 8;
@@ -33,16 +37,25 @@ const STEPS: u32 = 12;
 async fn child() {
     let path = std::env::var("STORE").expect("the parent names the store");
     let from: u64 = std::env::var("FROM").unwrap().parse().unwrap();
-    let store = Arc::new(SqliteStore::open(path).await.unwrap());
+    let path = Path::new(&path);
+    match std::env::var("KIND").unwrap().as_str() {
+        #[cfg(feature = "redb")]
+        RedbStore::NAME => work(RedbStore::open_at(path).await.unwrap(), from).await,
+        _ => work(SqliteStore::open_at(path).await.unwrap(), from).await,
+    }
+}
+
+async fn work<S: FileStore>(store: S, from: u64) {
+    let store = Arc::new(store);
     let tasks = (0..WRITERS).map(|writer| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
             for n in (from + writer..).step_by(usize::try_from(WRITERS).unwrap()) {
                 let (mut chain, start) = Chain::start(n);
-                acknowledge(&store, start, n, chain.events()).await;
+                acknowledge(&*store, start, n, chain.events()).await;
                 for _ in 1..STEPS {
                     let hop = chain.hop();
-                    acknowledge(&store, hop, n, chain.events()).await;
+                    acknowledge(&*store, hop, n, chain.events()).await;
                 }
             }
         })
@@ -54,7 +67,7 @@ async fn child() {
 }
 
 async fn acknowledge(
-    store: &SqliteStore,
+    store: &impl RunStore,
     transition: windlass_core::run_store::Transition,
     n: u64,
     events: u64,
@@ -73,10 +86,11 @@ async fn acknowledge(
 
 /// Lets a child write until it has acknowledged `count` times, kills it, and returns the events that
 /// each of its runs has at least.
-fn write_and_kill(path: &Path, from: u64, count: usize) -> BTreeMap<u64, u64> {
+fn write_and_kill<S: FileStore>(path: &Path, from: u64, count: usize) -> BTreeMap<u64, u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
         .env("STORE", path)
+        .env("KIND", S::NAME)
         .env("FROM", from.to_string())
         .stdout(Stdio::piped())
         .spawn()
@@ -104,7 +118,7 @@ fn write_and_kill(path: &Path, from: u64, count: usize) -> BTreeMap<u64, u64> {
 }
 
 /// Checks that each run is as it was after one of its transitions, and returns its events.
-async fn whole(store: &SqliteStore, n: u64) -> u64 {
+async fn whole(store: &impl RunStore, n: u64) -> u64 {
     let events = store.events(run_id(n), 0, u32::MAX).await.unwrap();
     let snapshot = store.snapshot(run_id(n)).await.unwrap();
     let count = events.len() as u64;
@@ -127,14 +141,24 @@ async fn whole(store: &SqliteStore, n: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_outlives_the_process_and_nothing_is_half() {
+    outlives_kills::<SqliteStore>().await;
+}
+
+#[cfg(feature = "redb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_outlives_the_process_in_a_redb_file_too() {
+    outlives_kills::<RedbStore>().await;
+}
+
+async fn outlives_kills<S: FileStore>() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runs.db");
     let mut acknowledged = BTreeMap::new();
     for (round, count) in (0..).zip([1, 2, 5, 13, 40, 90, 91, 200, 333, 700]) {
-        acknowledged.extend(write_and_kill(&path, round * 10_000, count));
-        let store = SqliteStore::open(&path).await.unwrap();
+        acknowledged.extend(write_and_kill::<S>(&path, round * 10_000, count));
+        let store = S::open_at(&path).await.unwrap();
         assert_eq!(
-            store.check().await.unwrap(),
+            store.problems().await,
             Vec::<String>::new(),
             "round {round}"
         );
@@ -149,7 +173,7 @@ async fn what_was_acknowledged_outlives_the_process_and_nothing_is_half() {
         for n in round * 10_000..round * 10_000 + 2 * WRITERS {
             whole(&store, n).await;
         }
-        store.close().await;
+        store.close_it().await;
     }
 }
 
@@ -157,7 +181,7 @@ async fn what_was_acknowledged_outlives_the_process_and_nothing_is_half() {
 async fn a_log_that_a_power_cut_tore_holds_a_prefix() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runs.db");
-    let acknowledged = write_and_kill(&path, 0, 150);
+    let acknowledged = write_and_kill::<SqliteStore>(&path, 0, 150);
     let log = fs::read(dir.path().join("runs.db-wal")).unwrap();
     let (last, mut before) = (*acknowledged.keys().max().unwrap() + WRITERS, 0);
     // A cut at every part of a frame: 32 bytes of header, then frames of 24 and 4,096.

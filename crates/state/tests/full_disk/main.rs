@@ -11,6 +11,8 @@
 
 #[path = "../crash/rows.rs"]
 mod rows;
+#[path = "../crash/stores.rs"]
+mod stores;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,9 +23,12 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 use windlass_core::error_chain;
 use windlass_core::run_store::{Durability, RunStore, StoreError, StoreErrorKind, Transition};
+#[cfg(feature = "redb")]
+use windlass_state::RedbStore;
 use windlass_state::SqliteStore;
 
 use self::rows::{Chain, run_id};
+use self::stores::FileStore;
 
 /// Tasks that commit at the same time.
 const WRITERS: u64 = 8;
@@ -39,13 +44,13 @@ trait Disk {
 /// Runs with the events that were acknowledged of each.
 type Acknowledged = Vec<(u64, u64)>;
 
-async fn commit(store: &SqliteStore, transition: Transition) -> Result<(), StoreError> {
+async fn commit(store: &impl RunStore, transition: Transition) -> Result<(), StoreError> {
     let done = store.commit(vec![transition], Durability::Synced).await;
     done.map(drop)
 }
 
 /// Starts runs and goes on with each a little, until a commit fails.
-async fn commit_until_full(store: &SqliteStore, from: u64) -> (Acknowledged, StoreError) {
+async fn commit_until_full(store: &impl RunStore, from: u64) -> (Acknowledged, StoreError) {
     let mut acknowledged = Acknowledged::new();
     for n in (from..).step_by(usize::try_from(WRITERS).unwrap()) {
         assert!(n < MOST, "the disk never got full");
@@ -72,7 +77,7 @@ fn is_fatal(error: &StoreError) {
 }
 
 /// Every run is as it was after an acknowledged transition, or the one behind it.
-async fn assert_whole(store: &SqliteStore, acknowledged: &Acknowledged) {
+async fn assert_whole(store: &impl RunStore, acknowledged: &Acknowledged) {
     for (n, events) in acknowledged {
         let found = store.snapshot(run_id(*n)).await.unwrap();
         let found = found.unwrap_or_else(|| unreachable!("run {n} was acknowledged and is gone"));
@@ -86,18 +91,18 @@ async fn assert_whole(store: &SqliteStore, acknowledged: &Acknowledged) {
     }
 }
 
-async fn survives(path: &Path, disk: &(dyn Disk + Sync)) {
-    let store = Arc::new(SqliteStore::open(path).await.unwrap());
+async fn survives<S: FileStore>(path: &Path, disk: &(dyn Disk + Sync)) {
+    let store = Arc::new(S::open_at(path).await.unwrap());
     store.reopen().await.unwrap();
     let mut tasks = Vec::new();
     for n in 0..WRITERS {
         let store = Arc::clone(&store);
         tasks.push(tokio::spawn(
-            async move { commit_until_full(&store, n).await },
+            async move { commit_until_full(&*store, n).await },
         ));
     }
     let (mut chain, start) = Chain::start(MOST);
-    commit(&store, start).await.unwrap();
+    commit(&*store, start).await.unwrap();
     disk.fill();
     let mut acknowledged = vec![(MOST, chain.events())];
     for task in tasks {
@@ -106,10 +111,12 @@ async fn survives(path: &Path, disk: &(dyn Disk + Sync)) {
         acknowledged.extend(runs);
     }
     let next = chain.hop();
-    is_fatal(&commit(&store, next.clone()).await.unwrap_err());
-    // What is in can still be read, and no other engine gets in.
-    assert_whole(&store, &acknowledged).await;
-    let held = SqliteStore::open(path).await.unwrap_err();
+    is_fatal(&commit(&*store, next.clone()).await.unwrap_err());
+    // What is in can still be read, but for redb, and no other engine gets in.
+    if S::NAME == SqliteStore::NAME {
+        assert_whole(&*store, &acknowledged).await;
+    }
+    let held = S::open_at(path).await.unwrap_err();
     assert_eq!(held.kind(), StoreErrorKind::Held);
 
     disk.free();
@@ -119,7 +126,7 @@ async fn survives(path: &Path, disk: &(dyn Disk + Sync)) {
         let store = Arc::clone(&store);
         meanwhile.push(tokio::spawn(async move {
             let (chain, start) = Chain::start(MOST + n);
-            let done = commit(&store, start).await;
+            let done = commit(&*store, start).await;
             done.map(|()| (MOST + n, chain.events()))
         }));
     }
@@ -132,24 +139,24 @@ async fn survives(path: &Path, disk: &(dyn Disk + Sync)) {
             Err(e) => is_fatal(&e),
         }
     }
-    assert_whole(&store, &acknowledged).await;
-    let held = SqliteStore::open(path).await.unwrap_err();
+    assert_whole(&*store, &acknowledged).await;
+    let held = S::open_at(path).await.unwrap_err();
     assert_eq!(held.kind(), StoreErrorKind::Held, "the lock was kept");
     // It goes on where it was, and with new runs.
     let seen = store.run(run_id(MOST)).await.unwrap().unwrap().next_seq - 1;
     if seen != chain.events() {
-        commit(&store, next).await.unwrap();
+        commit(&*store, next).await.unwrap();
     }
     for _ in 0..50 {
-        commit(&store, chain.hop()).await.unwrap();
+        commit(&*store, chain.hop()).await.unwrap();
     }
     acknowledged[0].1 = chain.events();
+    assert_whole(&*store, &acknowledged).await;
+    assert_eq!(store.problems().await, Vec::<String>::new());
+    Arc::into_inner(store).unwrap().close_it().await;
+    let store = S::open_at(path).await.unwrap();
     assert_whole(&store, &acknowledged).await;
-    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
-    Arc::into_inner(store).unwrap().close().await;
-    let store = SqliteStore::open(path).await.unwrap();
-    assert_whole(&store, &acknowledged).await;
-    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.problems().await, Vec::<String>::new());
 }
 
 /// A file system in memory, as large as said, that goes with the test.
@@ -190,6 +197,16 @@ impl Drop for Mounted {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_goes_on_when_its_full_disk_has_room_again() {
+    survives_a_full_mount::<SqliteStore>().await;
+}
+
+#[cfg(feature = "redb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redb_store_goes_on_when_its_full_disk_has_room_again() {
+    survives_a_full_mount::<RedbStore>().await;
+}
+
+async fn survives_a_full_mount<S: FileStore>() {
     let disk = match Mounted::new(c"size=32m") {
         Ok(disk) => disk,
         Err(e) => {
@@ -197,7 +214,7 @@ async fn a_store_goes_on_when_its_full_disk_has_room_again() {
             return;
         }
     };
-    survives(&disk.at.path().join("runs.db"), &disk).await;
+    survives::<S>(&disk.at.path().join("runs.db"), &disk).await;
 }
 
 /// No file of this process may grow beyond a bound.
@@ -220,8 +237,8 @@ impl Limited {
 
 impl Disk for Limited {
     fn fill(&self) {
-        // In the middle of a frame of the log.
-        Self::set(Some(1_000_001));
+        // In the middle of a page, and beyond what an empty store has.
+        Self::set(Some(3_000_001));
     }
 
     fn free(&self) {
@@ -230,20 +247,36 @@ impl Disk for Limited {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "only the test below starts it, with the signal ignored that a write beyond the bound sends"]
+#[ignore = "only the tests below start it, with the signal ignored that a write beyond the bound sends"]
 async fn child() {
     let path = std::env::var("STORE").expect("the parent names the store");
-    survives(Path::new(&path), &Limited).await;
+    let path = Path::new(&path);
+    match std::env::var("KIND").unwrap().as_str() {
+        #[cfg(feature = "redb")]
+        RedbStore::NAME => survives::<RedbStore>(path, &Limited).await,
+        _ => survives::<SqliteStore>(path, &Limited).await,
+    }
 }
 
 #[test]
 fn a_store_goes_on_when_its_files_may_grow_again() {
+    survives_limited_files::<SqliteStore>();
+}
+
+#[cfg(feature = "redb")]
+#[test]
+fn a_redb_store_goes_on_when_its_file_may_grow_again() {
+    survives_limited_files::<RedbStore>();
+}
+
+fn survives_limited_files<S: FileStore>() {
     let dir = tempfile::tempdir().unwrap();
     let done = Command::new("sh")
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
         .env("STORE", dir.path().join("runs.db"))
+        .env("KIND", S::NAME)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
