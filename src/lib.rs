@@ -39,6 +39,8 @@ pub use windlass_core::*;
 pub use windlass_engine::*;
 #[cfg(feature = "project")]
 pub use windlass_project as project;
+#[cfg(feature = "redb")]
+pub use windlass_state::RedbStore;
 #[cfg(feature = "sqlite")]
 pub use windlass_state::{Compacted, ExportLine, SqliteOptions, SqliteStore};
 pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
