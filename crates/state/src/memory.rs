@@ -16,7 +16,9 @@ use windlass_core::run_store::{
     AttemptRecord, Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord,
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Slot, Timestamp};
+use windlass_core::{
+    Digest, RunId, RunKey, RunState, Sharing, SignalId, SignalRecord, Slot, Timestamp,
+};
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -102,21 +104,38 @@ impl MemoryStore {
 /// What the transitions before in the same batch will have changed.
 #[derive(Debug, Default)]
 struct Ahead {
-    keys: HashMap<RunKey, RunId>,
-    /// Runs that they create or add events to, with the number of the last event.
-    runs: HashMap<RunId, (RunKey, u64)>,
+    /// Keys that they take, and those that they free.
+    keys: HashMap<RunKey, Option<RunId>>,
+    /// Runs that they change; `None` if they remove it.
+    runs: HashMap<RunId, Option<RunAhead>>,
+}
+
+/// What is looked at of a run.
+#[derive(Debug, Clone)]
+struct RunAhead {
+    key: RunKey,
+    state: RunState,
+    /// Number of its last event.
+    last_seq: u64,
 }
 
 impl Rows {
     fn holder(&self, ahead: &Ahead, key: &RunKey) -> Option<RunId> {
-        ahead.keys.get(key).or_else(|| self.keys.get(key)).copied()
+        match ahead.keys.get(key) {
+            Some(holder) => *holder,
+            None => self.keys.get(key).copied(),
+        }
     }
 
-    /// Returns the key of a run and the number of its last event.
-    fn known(&self, ahead: &Ahead, run: RunId) -> Option<(RunKey, u64)> {
-        ahead.runs.get(&run).cloned().or_else(|| {
-            let rows = self.runs.get(&run)?;
-            Some((rows.run.key.clone(), rows.events.len() as u64))
+    fn known(&self, ahead: &Ahead, run: RunId) -> Option<RunAhead> {
+        if let Some(changed) = ahead.runs.get(&run) {
+            return changed.clone();
+        }
+        let rows = self.runs.get(&run)?;
+        Some(RunAhead {
+            key: rows.run.key.clone(),
+            state: rows.run.state,
+            last_seq: rows.events.len() as u64,
         })
     }
 
@@ -149,35 +168,47 @@ impl Rows {
                 if self.known(ahead, run.id).is_some() || self.holder(ahead, &run.key).is_some() {
                     return Err(broken(format!("the run is there already run=`{}`", run.id)));
                 }
-                ahead.keys.insert(run.key.clone(), run.id);
-                ahead.runs.insert(run.id, (run.key.clone(), 0));
+                ahead.keys.insert(run.key.clone(), Some(run.id));
+                let created = RunAhead {
+                    key: run.key.clone(),
+                    state: run.state,
+                    last_seq: 0,
+                };
+                ahead.runs.insert(run.id, Some(created));
             }
             Change::PutRun(run) => {
-                if known(ahead, run.id)?.0 != run.key {
+                let mut changed = known(ahead, run.id)?;
+                if changed.key != run.key {
                     return Err(broken(format!("a run keeps its key run=`{}`", run.id)));
                 }
+                changed.state = run.state;
+                ahead.runs.insert(run.id, Some(changed));
             }
             Change::PutStep(step) => drop(known(ahead, step.run)?),
             Change::PutAttempt(attempt) => drop(known(ahead, attempt.run)?),
             Change::AppendEvent(event) => {
-                let (key, last) = known(ahead, event.run)?;
-                if event.seq != last + 1 {
+                let mut changed = known(ahead, event.run)?;
+                let expected = changed.last_seq + 1;
+                if event.seq != expected {
                     return Err(broken(format!(
-                        "events of a run have numbers without gaps run=`{}` expected=`{}` found=`{}`",
-                        event.run,
-                        last + 1,
-                        event.seq
+                        "events of a run have numbers without gaps run=`{}` expected=`{expected}` found=`{}`",
+                        event.run, event.seq
                     )));
                 }
-                ahead.runs.insert(event.run, (key, event.seq));
+                changed.last_seq = event.seq;
+                ahead.runs.insert(event.run, Some(changed));
             }
             Change::DeleteRun(run) => {
-                let ended = |rows: &RunRows| rows.run.state.is_final();
-                if ahead.runs.contains_key(run) || !self.runs.get(run).is_none_or(ended) {
+                let Some(gone) = self.known(ahead, *run) else {
+                    return Ok(());
+                };
+                if !gone.state.is_final() {
                     return Err(broken(format!(
                         "a run that has not ended stays run=`{run}`"
                     )));
                 }
+                ahead.keys.insert(gone.key, None);
+                ahead.runs.insert(*run, None);
             }
             Change::PutVersion(_)
             | Change::AddOutbox(_)

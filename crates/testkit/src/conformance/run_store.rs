@@ -7,6 +7,7 @@
 //! It deliberately doesn't pull the plug: what a crash may take is for each store's own tests.
 
 mod crowds;
+mod deletions;
 mod fixtures;
 mod outbox;
 mod records;
@@ -200,6 +201,12 @@ where
             a_run_that_has_not_ended_is_not_deleted,
             reopening_a_store_that_is_well_changes_nothing,
         }
+        deletions {
+            a_run_can_be_deleted_by_the_transition_that_ends_it,
+            a_deleted_run_can_be_made_again,
+            a_key_that_a_batch_frees_can_be_taken_in_it,
+            a_row_for_a_run_that_the_batch_deleted_is_corrupt,
+        }
         transitions {
             a_commit_returns_one_verdict_a_transition,
             an_empty_commit_is_no_error,
@@ -249,6 +256,7 @@ where
             a_reader_never_sees_half_a_transition,
             a_dropped_commit_is_whole_or_absent,
             a_large_batch_is_one_commit,
+            commits_beside_a_reopening_all_land,
         }
     }
     report

@@ -203,3 +203,20 @@ pub(super) async fn a_large_batch_is_one_commit(p: Place) -> Found {
     same(&verdicts, &vec![Verdict::Applied; 5_001])?;
     same(&p.runs(&RunQuery::unfinished()).await?.len(), &4_999)
 }
+
+pub(super) async fn commits_beside_a_reopening_all_land(p: Place) -> Found {
+    let reopening = async {
+        for _ in 0..TASKS {
+            p.reopen().await?;
+        }
+        Ok::<_, Broken>(())
+    };
+    let creating = tasks(&p, |p, n| async move {
+        p.put(vec![create(run(n)), append(ready(run_id(n), 1))])
+            .await
+    });
+    let (reopened, created) = join(reopening, creating).await;
+    reopened.and(created)?;
+    let found = p.runs(&RunQuery::unfinished()).await?;
+    same(&found.len(), &(TASKS as usize))
+}

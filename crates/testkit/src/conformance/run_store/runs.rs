@@ -433,7 +433,7 @@ pub(super) async fn runs_are_listed_oldest_first_if_asked(p: Place) -> Found {
 }
 
 /// Creates run `n` with a step, an attempt and events, and ends it if asked.
-async fn full_run_with_rows(p: &Place, n: u32, ended: bool) -> Found {
+pub(super) async fn full_run_with_rows(p: &Place, n: u32, ended: bool) -> Found {
     let id = run_id(n);
     let mut record = run(n);
     let version = version("churn", 2);
