@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use windlass_core::run_store::{Durability, RunStore, StoreErrorKind};
+use windlass_core::Json;
+use windlass_core::run_store::{Change, Durability, RunStore, StoreErrorKind, Transition};
 use windlass_state::SqliteStore;
 
 use self::disk::{Coins, Disk, Fate, Op};
@@ -41,7 +42,7 @@ async fn commit(
     store: &SqliteStore,
     recording: &Recording,
     chain: &Chain,
-    transition: windlass_core::run_store::Transition,
+    transition: Transition,
     number: u64,
 ) {
     // Every third one only lazily: it may be lost, but not by halves and not alone.
@@ -157,6 +158,20 @@ async fn life_with_a_failed_sync(path: &Path, recording: &Arc<Recording>) -> usi
     before
 }
 
+/// A store whose disk fails to sync the file once, while the log is copied into it.
+async fn life_with_a_failed_copy(path: &Path, recording: &Arc<Recording>) {
+    let store = open(path, recording).await;
+    crowd(&store, recording, 0, 4).await;
+    recording.fail_sync_of("runs.db");
+    let db = rusqlite::Connection::open(path).unwrap();
+    let copied = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    assert!(copied.is_err(), "the sync failed");
+    crowd(&store, recording, 10, 4).await;
+    checkpoint(path);
+    crowd(&store, recording, 20, 4).await;
+    close(store).await;
+}
+
 /// Opens what a cut left, and says what is wrong with it.
 async fn look(path: &Path, disk: &Disk) -> Result<(), String> {
     let opened = SqliteStore::open(path).await;
@@ -254,6 +269,46 @@ async fn a_store_reopened_after_a_failed_sync_outlives_a_cut_too() {
     let (ops, _) = record(life).await;
     let (cuts, found) = cut_everywhere(ops).await;
     assert_eq!(found, Ok(()), "after {cuts} cuts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_log_was_copied_without_a_sync_outlives_a_cut_too() {
+    let life = async |path: &Path, recording: &Arc<Recording>| {
+        life_with_a_failed_copy(path, recording).await
+    };
+    let (ops, ()) = record(life).await;
+    let (cuts, found) = cut_everywhere(ops).await;
+    assert_eq!(found, Ok(()), "after {cuts} cuts");
+}
+
+/// A copy syncs the log first, and SQLite keeps to itself that this failed; a later commit counts on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_synced_commit_starts_to_copy_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let recording = Recording::of(&folder.path().canonicalize().unwrap());
+    let path = folder.path().canonicalize().unwrap().join("runs.db");
+    let store = open(&path, &recording).await;
+    let copies = || {
+        let ops = recording.take();
+        let to_file = |op: &&Op| matches!(op, Op::Write { file, .. } if file == "runs.db");
+        ops.iter().filter(to_file).count()
+    };
+    copies();
+    let large = |n| {
+        let (mut chain, _) = Chain::start(n);
+        chain.run.params = Json::of(&"x".repeat(1 << 20)).unwrap();
+        let create = Change::CreateRun(Box::new(chain.run));
+        vec![Transition::new(vec![create])]
+    };
+    // More than the log may hold before it is copied.
+    for n in 0..24 {
+        store.commit(large(n), Durability::Lazy).await.unwrap();
+    }
+    assert_eq!(copies(), 0);
+    store.commit(large(24), Durability::Synced).await.unwrap();
+    // The writer copies before it takes the next one.
+    store.commit(Vec::new(), Durability::Lazy).await.unwrap();
+    assert!(copies() > 4_096, "it is copied once that is synced");
 }
 
 /// That these tests find something: a disk that forgot what the store counts on is found out.
