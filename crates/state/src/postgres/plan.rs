@@ -149,6 +149,8 @@ impl<'g> Plan<'g> {
         if !shards.without(self.held).is_empty() {
             return Ok(Verdict::Fenced);
         }
+        // Also of one that is refused: its verdict rests on what this host knows of its run.
+        self.shards = self.shards.with(shards);
         for change in &transition.changes {
             let taken = match change {
                 Change::CreateRun(run) => self.holder(&run.key),
@@ -160,7 +162,6 @@ impl<'g> Plan<'g> {
                 return Ok(Verdict::KeyExists(run));
             }
         }
-        self.shards = self.shards.with(shards);
         let mut changes = transition.changes.iter();
         changes.try_for_each(|change| self.write(change))?;
         Ok(Verdict::Applied)

@@ -277,8 +277,19 @@ impl Writer {
         let mut verdicts = Vec::with_capacity(group.len());
         for (number, request) in group.iter().enumerate() {
             let each = request.batch.iter().map(|t| plan.apply(t));
-            let each = each.collect::<Result<Vec<_>, _>>();
-            verdicts.push(each.map_err(|e| Rejected::Broken(number, e))?);
+            match each.collect::<Result<Vec<_>, _>>() {
+                Ok(each) => verdicts.push(each),
+                Err(e) => {
+                    // It may only look broken, because another host went on with the run.
+                    let shards = plan.shards;
+                    let lost = self.look_for_lost(shards, &epochs).await?;
+                    return Err(if lost.is_empty() {
+                        Rejected::Broken(number, e)
+                    } else {
+                        Rejected::Again
+                    });
+                }
+            }
         }
         plan.finish();
         let durability = group.iter().map(|r| r.durability).max();
@@ -397,7 +408,7 @@ impl Writer {
     }
 
     /// Learns which shards are another's by now.
-    async fn look_for_lost(&self, shards: ShardSet, epochs: &Epochs) -> Result<(), Rejected> {
+    async fn look_for_lost(&self, shards: ShardSet, epochs: &Epochs) -> Result<ShardSet, Rejected> {
         let (numbers, asserted) = epochs.asserted(shards);
         let args: [&(dyn ToSql + Sync); 3] = [&self.host, &numbers, &asserted];
         let row = self
@@ -407,9 +418,11 @@ impl Writer {
             .await?;
         let lost = row.try_get::<_, Option<Vec<i16>>>(0)?.unwrap_or_default();
         let lost = read::shards(&lost);
-        tracing::warn!(?lost, "other hosts have shards that this one held");
-        self.held.lose(lost, epochs);
-        Ok(())
+        if !lost.is_empty() {
+            tracing::warn!(?lost, "other hosts have shards that this one held");
+            self.held.lose(lost, epochs);
+        }
+        Ok(lost)
     }
 }
 

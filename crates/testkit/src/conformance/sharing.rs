@@ -148,6 +148,7 @@ where
         fences {
             a_host_without_shards_writes_to_no_run,
             a_host_that_lost_its_shards_writes_nothing,
+            a_late_host_is_fenced_where_another_went_on,
             a_fenced_transition_does_not_stop_the_others,
             a_transition_of_two_shards_needs_both,
             a_shard_that_was_given_back_is_fenced,

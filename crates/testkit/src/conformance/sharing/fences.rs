@@ -91,6 +91,23 @@ pub(super) async fn a_host_that_lost_its_shards_writes_nothing(p: Place) -> Foun
     same("the events", &events, &vec![event(&run, 1)])
 }
 
+pub(super) async fn a_late_host_is_fenced_where_another_went_on(p: Place) -> Found {
+    let (late, next) = late_and_next(&p, &run_in(shard(5)?, 1)).await?;
+    let run = run_in(shard(7)?, 2);
+    put(&next, create(&run)).await?;
+    put(&next, append(&run, 1)).await?;
+    // Taken for its own, it would break the order of the events.
+    let mut second = run_in(shard(7)?, 3);
+    second.key = run.key.clone();
+    let second = Transition::new(vec![Change::PutRun(Box::new(second))]);
+    for transition in [append(&run, 1), append(&run, 3), create(&run), second] {
+        let verdict = put(&late, transition).await?;
+        same("the verdict", &verdict, &Verdict::Fenced)?;
+    }
+    let events = next.events(run.id, 0, 10).await?;
+    same("the events", &events, &vec![event(&run, 1)])
+}
+
 pub(super) async fn a_fenced_transition_does_not_stop_the_others(p: Place) -> Found {
     let ((one, of_one), (_other, of_other)) = p.halves().await?;
     let (mine, foreign) = (run_in(one_of(of_one)?, 1), run_in(one_of(of_other)?, 2));
