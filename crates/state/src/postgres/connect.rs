@@ -87,6 +87,8 @@ pub(super) async fn open(
         while let Some(message) = messages.next().await {
             if let Err(error) = message {
                 tracing::debug!(%error, "a connection to the database ended");
+                // Whoever waits for an answer is told when this is dropped.
+                return;
             }
         }
     });

@@ -1,7 +1,13 @@
 //! The PostgreSQL store on a real server: its contract, hosts that share it, and what fails.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod faults;
+mod flight;
 mod hosts;
 mod kit;
+mod proxy;
+mod steps;
 
 use std::sync::Arc;
 

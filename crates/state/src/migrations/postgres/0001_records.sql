@@ -164,7 +164,7 @@ BEGIN
         -- A commit of a host that is gone may still be under way. Whether it is in is known once its
         -- row is free; a host that stands still in the middle of one loses its connection soon.
         BEGIN
-            PERFORM set_config('lock_timeout', '1s', true);
+            PERFORM set_config('lock_timeout', greatest(ttl_micros / 10000, 10)::text, true);
             PERFORM FROM writer JOIN host ON host.id = writer.host
                 WHERE expires_at <= instant AND EXISTS (SELECT FROM lease WHERE holder = host.id)
                 ORDER BY host.id FOR UPDATE OF writer;
