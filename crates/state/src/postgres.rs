@@ -23,22 +23,24 @@ mod pool;
 mod read;
 mod session;
 mod statements;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 mod write;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
-use tokio_postgres::Config;
 use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot, RunStore,
     StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{Digest, RunId, RunKey, ShardSet, Sharing, SignalId, SignalRecord, Timestamp};
 
-use self::connect::{Purpose, check_server, open};
+use self::connect::{Purpose, Server, check_server, open};
 use self::lease::Share;
 use self::migrate::Found;
 use self::pool::{Pool, Unread};
@@ -66,6 +68,10 @@ pub struct PostgresOptions {
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, or `KEY=VALUE` pairs as libpq reads them. Several
     /// hosts and `target_session_attrs=read-write` follow a failover. Never shown: it may hold a password.
     pub url: String,
+    /// File with the certificate of a private authority, in PEM. Default: those that this system trusts.
+    /// Without `sslmode` in the URL, a server on this machine is spoken to in the clear and others with
+    /// TLS only, which needs the feature `postgres-tls`; certificate and name are always checked.
+    pub root_certificate: Option<PathBuf>,
     /// The schema that holds the tables: lower-case letters, digits and `_`, at most 48. Default: `windlass`.
     pub schema: String,
     /// How long a host that says nothing keeps its shards. Shorter finds a crash sooner, and takes a slow
@@ -88,6 +94,7 @@ impl PostgresOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            root_certificate: None,
             schema: "windlass".to_owned(),
             lease_ttl: Duration::from_secs(15),
             host_name: None,
@@ -113,6 +120,7 @@ impl PostgresOptions {
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("PostgresOptions");
+        shown.field("root_certificate", &self.root_certificate);
         shown.field("schema", &self.schema);
         shown.field("lease_ttl", &self.lease_ttl);
         shown.field("host_name", &self.host_name);
@@ -147,7 +155,7 @@ impl fmt::Debug for PostgresOptions {
 /// ```
 pub struct PostgresStore {
     id: String,
-    config: Config,
+    server: Server,
     options: PostgresOptions,
     share: Share,
     pool: Arc<Pool>,
@@ -180,8 +188,8 @@ impl PostgresStore {
     /// If the future is dropped, a host that never took anything may stay listed for a day.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         options.check()?;
-        let config = connect::config(&options)?;
-        let db = open(&config, &options, Purpose::Migrate).await?;
+        let server = Server::of(&options)?;
+        let db = open(&server, &options, Purpose::Migrate).await?;
         check_server(&db.client, &options).await?;
         let schema = &options.schema;
         let id = match migrate::look(&db.client, schema).await? {
@@ -197,22 +205,22 @@ impl PostgresStore {
                 )));
             }
         };
-        let pool = Arc::new(Pool::new(config.clone(), options.clone()));
+        let pool = Arc::new(Pool::new(server.clone(), options.clone()));
         let share = Share::new(
             random_id(),
-            config.clone(),
+            server.clone(),
             options.clone(),
             Arc::clone(&pool),
         );
         let session = if options.observe {
             None
         } else {
-            let session = session::begin(&config, &options, &share, &pool, None);
+            let session = session::begin(&server, &options, &share, &pool, None);
             Some(Mutex::new(Arc::new(session.await?)))
         };
         Ok(Self {
             id,
-            config,
+            server,
             options,
             share,
             pool,
@@ -235,8 +243,8 @@ impl PostgresStore {
     /// If the future is dropped, some migrations may be in, each whole.
     pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
         options.check()?;
-        let config = connect::config(options)?;
-        let db = open(&config, options, Purpose::Migrate).await?;
+        let server = Server::of(options)?;
+        let db = open(&server, options, Purpose::Migrate).await?;
         check_server(&db.client, options).await?;
         migrate::migrate(&db.client, &options.schema, &random_id()).await
     }
@@ -322,8 +330,8 @@ impl RunStore for PostgresStore {
         if !before.requests.is_closed() {
             return Ok(());
         }
-        let (config, options) = (&self.config, &self.options);
-        let session = session::begin(config, options, &self.share, &self.pool, Some(&before));
+        let (server, options) = (&self.server, &self.options);
+        let session = session::begin(server, options, &self.share, &self.pool, Some(&before));
         *lock(current) = Arc::new(session.await?);
         Ok(())
     }

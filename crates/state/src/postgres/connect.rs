@@ -1,12 +1,16 @@
 //! One connection: how it is made, what it is set to, and statements that go out together.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::future::{MaybeDone, maybe_done};
 use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement};
 use windlass_core::run_store::StoreError;
@@ -41,48 +45,111 @@ impl Purpose {
     }
 }
 
-/// Reads the connection string, which may hold a password and so never enters a message.
-pub(super) fn config(options: &PostgresOptions) -> Result<Config, StoreError> {
-    let mut config: Config = options.url.parse().map_err(|e: Error| {
-        let why = std::error::Error::source(&e).map(ToString::to_string);
-        StoreError::incompatible(format!(
-            "the connection string can't be read: write postgres://USER:PASSWORD@HOST:PORT/DATABASE why=`{}`",
-            why.unwrap_or_default()
-        ))
-    })?;
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT);
+/// Where the server is, and how it is spoken to.
+#[derive(Clone)]
+pub(super) struct Server {
+    config: Config,
+    /// `None` where it is spoken to in the clear.
+    #[cfg(feature = "postgres-tls")]
+    tls: Option<tokio_postgres_rustls::MakeRustlsConnect>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts = self.config.get_hosts();
+        f.debug_tuple("Server").field(&hosts).finish()
     }
-    if config.get_tcp_user_timeout().is_none() {
-        config.tcp_user_timeout(UNANSWERED);
+}
+
+impl Server {
+    /// Reads the connection string, which may hold a password and so never enters a message.
+    pub(super) fn of(options: &PostgresOptions) -> Result<Self, StoreError> {
+        // More than libpq's `require` is always checked.
+        let url = options
+            .url
+            .replace("sslmode=verify-full", "sslmode=require");
+        let mut config: Config = url.parse().map_err(|e: Error| {
+            let why = std::error::Error::source(&e).map(ToString::to_string);
+            StoreError::incompatible(format!(
+                "the connection string can't be read: write postgres://USER:PASSWORD@HOST:PORT/DATABASE why=`{}`",
+                why.unwrap_or_default()
+            ))
+        })?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(UNANSWERED);
+        }
+        config.keepalives_idle(UNANSWERED);
+        let secure = wants_tls(&config);
+        config.ssl_mode(if secure {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        });
+        #[cfg(not(feature = "postgres-tls"))]
+        if secure {
+            return Err(StoreError::incompatible(
+                "the server asks for TLS, which this build can't speak: build it with the feature `postgres-tls`, or write sslmode=disable where the network is trusted",
+            ));
+        }
+        Ok(Self {
+            config,
+            #[cfg(feature = "postgres-tls")]
+            tls: secure.then(|| super::tls::connector(options)).transpose()?,
+        })
     }
-    config.keepalives_idle(UNANSWERED);
-    Ok(config)
+
+    /// Opens a connection that is set up by whoever moves its messages.
+    pub(super) async fn dial(&self, purpose: Purpose) -> Result<(Client, Messages), StoreError> {
+        let mut config = self.config.clone();
+        config.application_name(purpose.name());
+        let failed = |e| failed("accept a connection", e);
+        #[cfg(feature = "postgres-tls")]
+        if let Some(tls) = self.tls.clone() {
+            let (client, driver) = config.connect(tls).await.map_err(failed)?;
+            return Ok((client, messages(driver)));
+        }
+        let (client, driver) = config.connect(NoTls).await.map_err(failed)?;
+        Ok((client, messages(driver)))
+    }
+}
+
+/// Without a wish, what leaves this machine is encrypted.
+fn wants_tls(config: &Config) -> bool {
+    let here = |host: &Host| match host {
+        Host::Tcp(name) => {
+            let address = name.parse::<IpAddr>();
+            name == "localhost" || address.is_ok_and(|a| a.is_loopback())
+        }
+        Host::Unix(_) => true,
+    };
+    match config.get_ssl_mode() {
+        SslMode::Disable => false,
+        SslMode::Prefer => !config.get_hosts().iter().all(here),
+        _ => true,
+    }
 }
 
 /// What the server sends by itself, until the connection ends; nothing moves unless somebody takes it.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, Error>> + Send>>;
 
-/// Opens a connection that is set up by whoever moves its messages.
-pub(super) async fn dial(
-    config: &Config,
-    purpose: Purpose,
-) -> Result<(Client, Messages), StoreError> {
-    let mut config = config.clone();
-    config.application_name(purpose.name());
-    let connected = config.connect(NoTls).await;
-    let (client, mut driver) = connected.map_err(|e| failed("accept a connection", e))?;
-    let messages = futures::stream::poll_fn(move |cx| driver.poll_message(cx));
-    Ok((client, Box::pin(messages)))
+fn messages<S, T>(mut driver: tokio_postgres::Connection<S, T>) -> Messages
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(futures::stream::poll_fn(move |cx| driver.poll_message(cx)))
 }
 
 /// Opens a connection whose messages nobody wants.
 pub(super) async fn open(
-    config: &Config,
+    server: &Server,
     options: &PostgresOptions,
     purpose: Purpose,
 ) -> Result<Connection, StoreError> {
-    let (client, mut messages) = dial(config, purpose).await?;
+    let (client, mut messages) = server.dial(purpose).await?;
     tokio::spawn(async move {
         while let Some(message) = messages.next().await {
             if let Err(error) = message {
@@ -234,5 +301,40 @@ impl<'c> Pipeline<'c> {
             }
         }
         first.map_or(Ok(rows), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_wish_what_leaves_this_machine_is_encrypted() {
+        let wants = |url: &str| wants_tls(&url.parse().unwrap());
+        for here in [
+            "localhost",
+            "127.0.0.1",
+            "127.8.0.1",
+            "[::1]",
+            "%2Frun%2Fpostgresql",
+        ] {
+            assert!(!wants(&format!("postgres://u@{here}/d")), "{here}");
+            assert!(
+                wants(&format!("postgres://u@{here}/d?sslmode=require")),
+                "{here}"
+            );
+        }
+        for away in [
+            "db.example",
+            "10.0.0.7",
+            "localhost,db.example",
+            "localhost.example",
+        ] {
+            assert!(wants(&format!("postgres://u@{away}/d")), "{away}");
+            assert!(
+                !wants(&format!("postgres://u@{away}/d?sslmode=disable")),
+                "{away}"
+            );
+        }
     }
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio_postgres::Config;
 use tokio_postgres::types::ToSql;
 use windlass_core::run_store::StoreError;
 use windlass_core::{HostRecord, Lease, Shard, ShardSet, Sharing};
 
-use super::connect::{Connection, Purpose, open};
+use super::connect::{Connection, Purpose, Server, open};
 use super::error::failed;
 use super::listen::Listener;
 use super::pool::Pool;
@@ -97,7 +96,7 @@ pub(super) struct Share {
     pub(super) host: String,
     pub(super) held: std::sync::Arc<Held>,
     name: String,
-    config: Config,
+    server: Server,
     options: PostgresOptions,
     /// Its own, so that a busy writer never holds up that this host lives.
     connection: AsyncMutex<Option<Connection>>,
@@ -108,17 +107,17 @@ pub(super) struct Share {
 impl Share {
     pub(super) fn new(
         host: String,
-        config: Config,
+        server: Server,
         options: PostgresOptions,
         pool: std::sync::Arc<Pool>,
     ) -> Self {
         let name = options.host_name.clone().unwrap_or_else(host_name);
-        let listener = Listener::new(config.clone(), options.clone(), host.clone());
+        let listener = Listener::new(server.clone(), options.clone(), host.clone());
         Self {
             host,
             held: std::sync::Arc::new(Held::none()),
             name,
-            config,
+            server,
             options,
             connection: AsyncMutex::new(None),
             pool,
@@ -135,7 +134,7 @@ impl Share {
         args: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         if kept.as_ref().is_none_or(|c| c.client.is_closed()) {
-            *kept = Some(open(&self.config, &self.options, Purpose::Lease).await?);
+            *kept = Some(open(&self.server, &self.options, Purpose::Lease).await?);
         }
         let Some(connection) = kept else {
             return Err(StoreError::unavailable("there is no connection"));

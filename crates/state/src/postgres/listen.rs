@@ -7,11 +7,11 @@ use futures::StreamExt;
 use futures::future::Either;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Config};
+use tokio_postgres::AsyncMessage;
 use windlass_core::run_store::StoreError;
 
 use super::PostgresOptions;
-use super::connect::{Purpose, dial, set_up};
+use super::connect::{Purpose, Server, set_up};
 
 /// Between two tries to connect.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -25,18 +25,18 @@ pub(super) struct Listener {
 
 #[derive(Debug, Clone)]
 struct Ear {
-    config: Config,
+    server: Server,
     options: PostgresOptions,
     host: String,
     heard: Arc<Notify>,
 }
 
 impl Listener {
-    pub(super) fn new(config: Config, options: PostgresOptions, host: String) -> Self {
+    pub(super) fn new(server: Server, options: PostgresOptions, host: String) -> Self {
         let heard = Arc::new(Notify::new());
         Self {
             ear: Ear {
-                config,
+                server,
                 options,
                 host,
                 heard,
@@ -83,7 +83,7 @@ impl Ear {
     }
 
     async fn until_it_ends(&self) -> Result<(), StoreError> {
-        let (client, mut messages) = dial(&self.config, Purpose::Listen).await?;
+        let (client, mut messages) = self.server.dial(Purpose::Listen).await?;
         let schema = &self.options.schema;
         let set_up = async {
             set_up(&client, &self.options, Purpose::Listen).await?;

@@ -5,11 +5,10 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
-use tokio_postgres::Config;
 use windlass_core::run_store::StoreError;
 
 use super::PostgresOptions;
-use super::connect::{Connection, Purpose, open};
+use super::connect::{Connection, Purpose, Server, open};
 use super::error::{Trouble, failed, trouble};
 
 /// Why a read came to nothing.
@@ -32,17 +31,17 @@ pub(super) type Reading<'c, T> = Pin<Box<dyn Future<Output = Result<T, Unread>> 
 
 #[derive(Debug)]
 pub(super) struct Pool {
-    config: Config,
+    server: Server,
     options: PostgresOptions,
     idle: Mutex<Vec<Connection>>,
     places: Semaphore,
 }
 
 impl Pool {
-    pub(super) fn new(config: Config, options: PostgresOptions) -> Self {
+    pub(super) fn new(server: Server, options: PostgresOptions) -> Self {
         let places = options.readers.clamp(1, 1_000);
         Self {
-            config,
+            server,
             options,
             idle: Mutex::default(),
             places: Semaphore::new(places),
@@ -74,7 +73,7 @@ impl Pool {
             let mut connection = match kept {
                 Some(kept) if kept.client.is_closed() => continue,
                 Some(kept) => kept,
-                None => open(&self.config, &self.options, Purpose::Read).await?,
+                None => open(&self.server, &self.options, Purpose::Read).await?,
             };
             match read(&mut connection).await {
                 Ok(value) => {

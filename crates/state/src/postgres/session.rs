@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, Error};
 use windlass_core::run_store::StoreError;
 
-use super::connect::{Purpose, open};
+use super::connect::{Purpose, Server, open};
 use super::error::failed;
 use super::pool::Pool;
 use super::write::{self, Request, Writer};
@@ -46,13 +46,13 @@ impl Session {
 
 /// Begins to write, after `before` if there was one.
 pub(super) async fn begin(
-    config: &tokio_postgres::Config,
+    server: &Server,
     options: &PostgresOptions,
     share: &lease::Share,
     pool: &Pool,
     before: Option<&Session>,
 ) -> Result<Session, StoreError> {
-    let db = open(config, options, Purpose::Write).await?;
+    let db = open(server, options, Purpose::Write).await?;
     if let Some(before) = before {
         end(&db.client, &before.backend)
             .await

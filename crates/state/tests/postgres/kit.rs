@@ -116,13 +116,21 @@ impl Database {
         format!("{role}@127.0.0.1:{}/{database}", proxy.port())
     }
 
-    pub(crate) async fn end(self) {
+    /// Returns the URL of the database for another role.
+    pub(crate) fn url_as(&self, role: &str, password: &str) -> String {
+        let host = self.url.rsplit_once('@').expect("an URL with a role").1;
+        format!("postgres://{role}:{password}@{host}")
+    }
+
+    /// Drops the database; returns the server.
+    pub(crate) async fn end(self) -> Config {
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         let client = admin(&self.server).await;
         client
             .batch_execute(&sql)
             .await
             .expect("it drops databases");
+        self.server
     }
 }
 
@@ -154,6 +162,11 @@ impl Cluster {
 
     /// Starts a server with more settings, as `-c NAME=VALUE`.
     pub(crate) fn set(test: &str, settings: &str) -> Option<Self> {
+        Self::prepared(test, |_| settings.to_owned())
+    }
+
+    /// Starts a server with settings that may need files, which are made in its folder.
+    pub(crate) fn prepared(test: &str, prepare: impl FnOnce(&Path) -> String) -> Option<Self> {
         server(test)?;
         let folder = tempfile::tempdir().expect("a folder");
         // The server's own user must get to its data.
@@ -162,9 +175,9 @@ impl Cluster {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
         let cluster = Self {
             programs: programs(),
+            settings: prepare(folder.path()),
             folder,
             port: port.expect("a free port").port(),
-            settings: settings.to_owned(),
         };
         let data = cluster.data();
         let how = [
@@ -180,6 +193,9 @@ impl Cluster {
         ];
         let made = cluster.run("initdb", &[&how, [data.as_str()].as_slice()].concat());
         assert!(made, "initdb failed");
+        for file in std::fs::read_dir(cluster.folder()).expect("its own folder") {
+            cluster.own(&file.expect("a file").path());
+        }
         cluster.start();
         Some(cluster)
     }

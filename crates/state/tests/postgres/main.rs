@@ -8,6 +8,8 @@ mod hosts;
 mod kit;
 mod proxy;
 mod steps;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 
 use std::sync::Arc;
 
