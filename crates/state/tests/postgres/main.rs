@@ -7,6 +7,7 @@ mod flight;
 mod hosts;
 mod kit;
 mod proxy;
+mod schema;
 mod steps;
 #[cfg(feature = "postgres-tls")]
 mod tls;
