@@ -23,6 +23,20 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long what was sent may stay without an answer of the network.
 const UNANSWERED: Duration = Duration::from_secs(15);
 
+/// How long the server may take over anything before its connection counts as lost; it gives up by
+/// itself earlier, unless it stands still.
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits as long as that; `None` if nothing came.
+pub(super) async fn in_time<T>(work: impl Future<Output = T>) -> Option<T> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a real network is waited for in real time; a simulation has no such store"
+    )]
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.ok()
+}
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -149,18 +163,25 @@ pub(super) async fn open(
     options: &PostgresOptions,
     purpose: Purpose,
 ) -> Result<Connection, StoreError> {
-    let (client, mut messages) = server.dial(purpose).await?;
-    tokio::spawn(async move {
-        while let Some(message) = messages.next().await {
-            if let Err(error) = message {
-                tracing::debug!(%error, "a connection to the database ended");
-                // Whoever waits for an answer is told when this is dropped.
-                return;
+    let opened = in_time(async {
+        let (client, mut messages) = server.dial(purpose).await?;
+        tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                if let Err(error) = message {
+                    tracing::debug!(%error, "a connection to the database ended");
+                    // Whoever waits for an answer is told when this is dropped.
+                    return;
+                }
             }
-        }
+        });
+        set_up(&client, options, purpose).await?;
+        Ok(Connection::new(client))
     });
-    set_up(&client, options, purpose).await?;
-    Ok(Connection::new(client))
+    opened.await.unwrap_or_else(|| {
+        Err(StoreError::unavailable(format!(
+            "the database accepted no connection: try again waited=`{PATIENCE:?}`"
+        )))
+    })
 }
 
 /// Sets what must not depend on how the server or the role is set.

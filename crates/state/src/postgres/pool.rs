@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use windlass_core::run_store::StoreError;
 
 use super::PostgresOptions;
-use super::connect::{Connection, Purpose, Server, open};
+use super::connect::{Connection, PATIENCE, Purpose, Server, in_time, open};
 use super::error::{Trouble, failed, trouble};
 
 /// Why a read came to nothing.
@@ -75,7 +75,12 @@ impl Pool {
                 Some(kept) => kept,
                 None => open(&self.server, &self.options, Purpose::Read).await?,
             };
-            match read(&mut connection).await {
+            let Some(found) = in_time(read(&mut connection)).await else {
+                return Err(StoreError::unavailable(format!(
+                    "the database gave no answer: try again waited=`{PATIENCE:?}`"
+                )));
+            };
+            match found {
                 Ok(value) => {
                     self.idle().push(connection);
                     return Ok(value);

@@ -10,7 +10,6 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Error;
@@ -19,7 +18,7 @@ use uuid::Uuid;
 use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
 use windlass_core::{Digest, RunId, RunKey, ShardSet, error_chain};
 
-use super::connect::{Connection, Pipeline};
+use super::connect::{Connection, PATIENCE, Pipeline, in_time};
 use super::error::{Trouble, trouble};
 use super::lease::{Epochs, Held};
 use super::plan::{Known, Memory, Plan};
@@ -33,8 +32,8 @@ const MAX_TRANSITIONS: usize = 4_096;
 const MAX_BYTES: usize = 8 << 20;
 /// Runs that are remembered; the engine keeps all unfinished ones in memory anyway.
 const RUNS_KEPT: usize = 65_536;
-/// How long a transaction may take before its connection counts as lost; the server gives up earlier.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Versions that are known to be in.
+const VERSIONS_KEPT: usize = 4_096;
 /// How often a group is sent that was taken back through no fault of its own.
 const TRIES: u32 = 10;
 
@@ -173,7 +172,8 @@ impl Writer {
     async fn write(&mut self, mut group: Vec<Request>) -> Result<(), String> {
         let mut tries = 0;
         while !group.is_empty() {
-            let error = match self.transaction(&group).await {
+            let written = in_time(self.transaction(&group)).await;
+            let error = match written.unwrap_or(Err(Rejected::Silent)) {
                 Ok(verdicts) => {
                     for (request, verdicts) in group.into_iter().zip(verdicts) {
                         request.answer(Ok(verdicts));
@@ -268,6 +268,9 @@ impl Writer {
 
     async fn transaction(&mut self, group: &[Request]) -> Result<Vec<Vec<Verdict>>, Rejected> {
         let epochs = self.held.now();
+        if self.versions.len() > VERSIONS_KEPT {
+            self.versions.clear();
+        }
         if self.takes != epochs.takes || self.memory.runs.len() > RUNS_KEPT {
             self.memory.runs.clear();
             self.takes = epochs.takes;
@@ -293,13 +296,7 @@ impl Writer {
         }
         plan.finish();
         let durability = group.iter().map(|r| r.durability).max();
-        let sent = self.send(&plan, &epochs, durability);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a real network is waited for in real time; a simulation has no such store"
-        )]
-        let sent = tokio::time::timeout(PATIENCE, sent).await;
-        match sent.map_err(|_| Rejected::Silent)? {
+        match self.send(&plan, &epochs, durability).await {
             Err(Rejected::Failed(e)) if trouble(&e) == Trouble::Fenced => {
                 let shards = plan.shards;
                 self.look_for_lost(shards, &epochs).await?;
