@@ -21,7 +21,7 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore,
     StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
 
 use self::open::File;
 use crate::group::Writer;
@@ -184,6 +184,10 @@ impl RunStore for RedbStore {
     async fn dead_letters(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
         self.read(move |tx| read::outbox(tx, rows::DEAD, true, limit))
             .await
+    }
+
+    async fn told(&self, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.read(move |tx| read::told(tx, since)).await
     }
 
     async fn signal(&self, signal: &SignalRecord) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use windlass_core::run_store::{
     AttemptRecord, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, StepRecord,
     StoreError, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalRecord};
+use windlass_core::{Digest, RunId, RunKey, SignalRecord, Timestamp};
 
 use super::rows::{
     ATTEMPTS, BY_PIPELINE, EVENTS, KEYS, OUTBOX, OUTBOX_ORDER, RUNS, SIGNALS, STEPS, UNFINISHED,
@@ -47,10 +47,14 @@ pub(super) fn run_by_key(tx: &ReadTransaction, key: &RunKey) -> Read<Option<RunR
 pub(super) fn runs(tx: &ReadTransaction, query: &RunQuery) -> Read<Vec<RunRecord>> {
     let limit = if query.limit == 0 { 100 } else { query.limit } as usize;
     let runs = tx.open_table(RUNS).map_err(failed)?;
-    // No id is the smallest number of all, so there is one before each.
-    let last = query
-        .before
-        .map_or(u128::MAX, |id| number(id).saturating_sub(1));
+    // No id is the smallest number of all nor the largest, so there is one on either side of each.
+    let passed = query.before.map(number);
+    let oldest_first = query.oldest_first;
+    let (first, last) = match (passed, oldest_first) {
+        (None, _) => (0, u128::MAX),
+        (Some(no), false) => (0, no.saturating_sub(1)),
+        (Some(no), true) => (no.saturating_add(1), u128::MAX),
+    };
     let mut found = Vec::new();
     let wanted = |run: &RunRecord| {
         query.pipeline.as_ref().is_none_or(|p| *p == run.pipeline)
@@ -59,7 +63,7 @@ pub(super) fn runs(tx: &ReadTransaction, query: &RunQuery) -> Read<Vec<RunRecord
                 .as_ref()
                 .is_none_or(|e| *e == run.environment)
     };
-    let mut take = |no: u128| -> Read<bool> {
+    let take = |no: u128| -> Read<bool> {
         let run = run_in(&runs, no)?.ok_or_else(|| {
             StoreError::corrupt("an index names a run that isn't there: restore a copy")
         })?;
@@ -71,31 +75,41 @@ pub(super) fn runs(tx: &ReadTransaction, query: &RunQuery) -> Read<Vec<RunRecord
     match (query.unfinished, &query.pipeline) {
         (true, _) => {
             let unfinished = tx.open_table(UNFINISHED).map_err(failed)?;
-            for row in unfinished.range(..=last).map_err(failed)?.rev() {
-                if !take(row.map_err(failed)?.0.value())? {
-                    break;
-                }
-            }
+            let range = unfinished.range(first..=last).map_err(failed)?;
+            walk(range, oldest_first, |row| row.0.value(), take)?;
         }
         (false, Some(pipeline)) => {
             let name = pipeline.as_str();
             let index = tx.open_table(BY_PIPELINE).map_err(failed)?;
-            let range = index.range((name, 0)..=(name, last));
-            for row in range.map_err(failed)?.rev() {
-                if !take(row.map_err(failed)?.0.value().1)? {
-                    break;
-                }
-            }
+            let range = index.range((name, first)..=(name, last));
+            let range = range.map_err(failed)?;
+            walk(range, oldest_first, |row| row.0.value().1, take)?;
         }
         (false, None) => {
-            for row in runs.range(..=last).map_err(failed)?.rev() {
-                if !take(row.map_err(failed)?.0.value())? {
-                    break;
-                }
-            }
+            let range = runs.range(first..=last).map_err(failed)?;
+            walk(range, oldest_first, |row| row.0.value(), take)?;
         }
     }
     Ok(found)
+}
+
+/// Goes through rows in either direction, for as long as the number of a row is taken.
+fn walk<T>(
+    mut rows: impl DoubleEndedIterator<Item = Result<T, ::redb::StorageError>>,
+    oldest_first: bool,
+    number: impl Fn(T) -> u128,
+    mut take: impl FnMut(u128) -> Read<bool>,
+) -> Read<()> {
+    let mut next = || match oldest_first {
+        true => rows.next(),
+        false => rows.next_back(),
+    };
+    while let Some(row) = next() {
+        if !take(number(row.map_err(failed)?))? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn snapshot(tx: &ReadTransaction, id: RunId) -> Read<Option<RunSnapshot>> {
@@ -175,6 +189,19 @@ pub(super) fn outbox(
             found.push(decode(bytes.value()).map_err(damaged)?);
         }
     }
+    Ok(found)
+}
+
+pub(super) fn told(tx: &ReadTransaction, since: Timestamp) -> Read<Vec<OutboxRecord>> {
+    let entries = tx.open_table(OUTBOX).map_err(failed)?;
+    let mut found: Vec<OutboxRecord> = Vec::new();
+    for row in entries.iter().map_err(failed)? {
+        let entry: OutboxRecord = decode(row.map_err(failed)?.1.value()).map_err(damaged)?;
+        if entry.notification.at >= since {
+            found.push(entry);
+        }
+    }
+    found.sort_by(|a, b| (a.notification.at, &a.id).cmp(&(b.notification.at, &b.id)));
     Ok(found)
 }
 
