@@ -1,6 +1,7 @@
 //! One history: everything that happens to some runs, from the first start to the last end.
 
 use std::fmt;
+use std::sync::Arc;
 
 use windlass_core::{LogicalName, Timestamp};
 
@@ -8,7 +9,7 @@ use super::deeds::Story;
 use super::dice::Dice;
 use super::host::{End, Life};
 use super::plan::Plan;
-use super::rows::Limits;
+use super::rows::{Law, Limits};
 use super::trace::Trace;
 use super::weather::Weather;
 use super::world::{Counts, World};
@@ -83,7 +84,12 @@ pub fn play(seed: u64) -> Result<Played, Box<Broken>> {
         }
     }
     let start = Timestamp::from_micros(1_767_225_600_000_000);
-    let world = World::new(seed, weather, limits, start);
+    let specs = plan.pipelines.iter();
+    let law = Law {
+        limits,
+        specs: specs.map(|p| (p.digest(), Arc::clone(p.spec()))).collect(),
+    };
+    let world = World::new(seed, weather, law, start);
     world.lock().note(format_args!("seed {seed}, {weather:?}"));
     for pipeline in &plan.pipelines {
         let text = serde_json::to_string(pipeline.spec()).unwrap_or_default();

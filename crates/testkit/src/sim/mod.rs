@@ -24,6 +24,7 @@ mod people;
 mod plan;
 mod promises;
 mod rows;
+mod rules;
 mod search;
 mod store;
 mod target;

@@ -4,19 +4,29 @@
 //! breaks an invariant is an error with words; nothing here corrects anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use windlass_core::run_store::{
     AttemptEnd, AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState,
     RunRecord, StepRecord, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    Digest, FencingToken, LogicalName, Resources, RunId, RunKey, SignalRecord, Slot, StepState,
+    Digest, FencingToken, LogicalName, PipelineSpec, Resources, RunId, RunKey, SignalRecord, Slot,
+    StepState,
 };
 
 use super::fold::Fold;
+use super::rules::Ruled;
 
 /// What must not be exceeded: the pools, by name.
 pub(super) type Limits = BTreeMap<LogicalName, Resources>;
+
+/// What rows are held against beside the rows before them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Law {
+    pub(super) limits: Limits,
+    pub(super) specs: BTreeMap<Digest, Arc<PipelineSpec>>,
+}
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rows {
@@ -367,8 +377,41 @@ impl Rows {
         used
     }
 
-    /// Checks that no pool has more in use than there is; holds after each commit as a whole.
-    pub(super) fn check_limits(&self, limits: &Limits) -> Result<(), String> {
+    /// Checks what holds after each commit as a whole: no pool has more in use than there is, and
+    /// what the batch launched and ended is by the rules of its pipeline.
+    pub(super) fn check_batch(&self, batch: &[Transition], law: &Law) -> Result<(), String> {
+        for change in batch.iter().flat_map(|t| &t.changes) {
+            let (run, slot) = match change {
+                Change::AppendEvent(event) => (event.run, None),
+                Change::PutStep(step) => (step.run, Some(step.slot)),
+                _ => continue,
+            };
+            // What was refused is not there.
+            let Some(rows) = self.runs.get(&run) else {
+                continue;
+            };
+            let spec = law.specs.get(&rows.run.version);
+            let spec = spec.ok_or_else(|| format!("run {run} is of no known version"))?;
+            let ruled = Ruled { spec, rows };
+            if let Some(row) = slot.and_then(|slot| rows.steps.get(&slot)) {
+                ruled.check_tries(row)?;
+            }
+            let Change::AppendEvent(event) = change else {
+                continue;
+            };
+            match event.kind {
+                EventKind::AttemptLaunched { slot, .. } => {
+                    ruled.check_launch(slot)?;
+                    ruled.check_order()?;
+                }
+                EventKind::RunEnded { .. } => ruled.check_outcome()?,
+                _ => {}
+            }
+        }
+        self.check_limits(&law.limits)
+    }
+
+    fn check_limits(&self, limits: &Limits) -> Result<(), String> {
         for (pool, used) in self.in_use() {
             let Some(limit) = limits.get(&pool) else {
                 continue;

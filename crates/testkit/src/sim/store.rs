@@ -71,8 +71,8 @@ impl State {
             }
         }
         self.books.commits += 1;
-        let limits = self.books.rows.check_limits(&self.limits);
-        self.check(limits);
+        let lawful = self.books.rows.check_batch(batch, &self.law);
+        self.check(lawful);
         verdicts
     }
 

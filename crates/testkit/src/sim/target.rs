@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Notify;
+use windlass_core::run_store::AttemptEnd;
 use windlass_core::{
     Clock, ComputeError, ComputeTarget, FencingToken, Found, JobEnd, JobHandle, JobSpec, Location,
     LogStream, Observation, Phase, Resources, RunId, Slot, Staging, StorageUri, SubmitKey,
@@ -124,6 +125,7 @@ impl State {
         let token = token.ok_or_else(|| format!("job {key} has no token"))?;
         let slot = slot_of(&key.step).ok_or_else(|| format!("job {key} is of no step"))?;
         self.check_intent(key.run, slot, key.attempt, token)?;
+        self.check_alone(key, slot)?;
         for input in spec.inputs.values() {
             let there = uri(input).is_some_and(|uri| self.objects.contains_key(&uri.key));
             if !there {
@@ -131,6 +133,26 @@ impl State {
             }
         }
         Ok(token)
+    }
+
+    /// Checks that no earlier attempt may still be at work, unless nobody can tell and it may be
+    /// made again.
+    fn check_alone(&self, key: &SubmitKey, slot: Slot) -> Result<(), String> {
+        let of = self.books.safe().runs.get(&key.run);
+        let spec = of.and_then(|r| self.law.specs.get(&r.run.version));
+        let policy = spec.and_then(|s| s.all_steps().nth(slot.step as usize));
+        let again = policy.is_some_and(|s| s.policy.idempotent == Some(true));
+        for (other, job) in &self.jobs {
+            if (other.run, &other.step) != (key.run, &key.step) || job.ended.is_some() {
+                continue;
+            }
+            let row = of.and_then(|r| r.attempts.get(&(slot, other.attempt.get())));
+            let unknown = row.is_some_and(|r| matches!(r.end, Some(AttemptEnd::Unknown(_))));
+            if !(again && unknown) {
+                return Err(format!("job {key} starts while {other} runs: {row:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn start_job(&mut self, key: &SubmitKey, spec: &JobSpec, token: FencingToken, dies: bool) {

@@ -16,7 +16,7 @@ use windlass_core::{
 
 use super::dice::Dice;
 use super::objects::Objects;
-use super::rows::Limits;
+use super::rows::Law;
 use super::store::Books;
 use super::target::Jobs;
 use super::trace::Trace;
@@ -62,7 +62,7 @@ pub(super) struct State {
     pub(super) trace: Trace,
     pub(super) books: Books,
     pub(super) dice: AllDice,
-    pub(super) limits: Limits,
+    pub(super) law: Law,
     pub(super) counts: Counts,
     pub(super) weather: Weather,
     power: Power,
@@ -148,7 +148,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, weather: Weather, limits: Limits, start: Timestamp) -> Arc<Self> {
+    pub(super) fn new(seed: u64, weather: Weather, law: Law, start: Timestamp) -> Arc<Self> {
         let dice = AllDice {
             power: Dice::named(seed, "power"),
             store: Dice::named(seed, "store"),
@@ -163,7 +163,7 @@ impl World {
                 trace: Trace::new(),
                 books: Books::default(),
                 dice,
-                limits,
+                law,
                 counts: Counts::new(),
                 weather,
                 power: Power::new(None),
