@@ -6,7 +6,6 @@
 mod edges;
 mod facts;
 mod finally;
-mod fold;
 mod garbage;
 mod limits;
 mod maps;

@@ -102,6 +102,7 @@ impl Fold {
                 self.slots.insert(*slot, (Place::Running, attempt.get()));
             }
             EventKind::AttemptEnded { slot, .. } => self.set(*slot, Place::Waits)?,
+            EventKind::StepResolved { slot, .. } => self.set(*slot, Place::Waits)?,
             EventKind::StepUnknown { slot } => self.set(*slot, Place::Unknown)?,
             EventKind::StepEnded { slot, state, .. } => self.set(*slot, Place::Ended(*state))?,
             _ => {}

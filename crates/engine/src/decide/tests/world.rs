@@ -15,8 +15,9 @@ use windlass_core::{
     StepState, Timestamp,
 };
 
+use windlass_testkit::sim::Fold;
+
 use super::facts;
-use super::fold::{Fold, Place};
 use crate::decide::{Command, Decision, Event, Input};
 use crate::state::{RunState, Stopping};
 
@@ -255,7 +256,7 @@ impl World {
             }
         }
         for event in &out.events {
-            self.fold.apply(event);
+            self.fold.apply(event).unwrap();
             self.note(event);
         }
     }
@@ -304,7 +305,7 @@ impl World {
     /// Checks that the rows and the fold of the events both tell what the run is.
     fn check_rows(&self) {
         assert_eq!(self.record.state, self.run.phase, "the run's row");
-        assert_eq!(self.fold.phase, self.run.phase, "the run's events");
+        assert_eq!(self.fold.phase(), self.run.phase, "the run's events");
         assert_eq!(self.record.next_token.get(), self.run.next_token);
         for slot in self.slots() {
             let mut known = self.run.step_record(slot, self.now).unwrap();
@@ -314,13 +315,8 @@ impl World {
             known.ended_at = row.ended_at;
             assert_eq!(row, known, "the row of {}", self.run.label(slot));
             assert_eq!(row.ended_at.is_some(), row.state.is_final());
-            let folded = (Place::of(row.state), row.attempt.get());
-            assert_eq!(
-                self.fold.get(slot),
-                folded,
-                "the events of {}",
-                self.run.label(slot)
-            );
+            let told = self.fold.check(&row);
+            told.unwrap_or_else(|e| panic!("the events of {}: {e}", self.run.label(slot)));
         }
     }
 
