@@ -120,7 +120,9 @@ where
     macro_rules! points {
         ($($area:ident { $($point:ident,)* })*) => {$($(
             let name = stringify!($point);
-            let found = $area::$point(Place(factory().await)).await;
+            // On the heap: together they would not fit on the stack of a thread.
+            let point = Box::pin(async { $area::$point(Place(factory().await)).await });
+            let found = point.await;
             match found {
                 Ok(()) => report.held.push(name),
                 Err(how) => report.broken.push((name, how.0)),
