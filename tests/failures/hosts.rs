@@ -6,36 +6,99 @@ use std::time::Duration;
 
 use windlass::run_store::{RunQuery, RunStore};
 use windlass::{
-    Clock as _, Engine, MemoryCluster, RunHandle, RunId, Shard, ShardSet, Sharing, Signal,
-    SignalId, SignalRecord, SystemClock, Timestamp,
+    Clock as _, Engine, MemoryCluster, PostgresOptions, PostgresStore, RunHandle, RunId, Shard,
+    ShardSet, Sharing, Signal, SignalId, SignalRecord, SystemClock, Timestamp,
 };
 
 use crate::kit::{Calls, check, diamond, request};
 
+/// How long a lease lasts: on a server, long enough for a machine that has much else to do.
 const TTL: Duration = Duration::from_millis(600);
+const TTL_ON_A_SERVER: Duration = Duration::from_secs(6);
+
+/// Where the rows are.
+enum Rows {
+    Memory(MemoryCluster),
+    /// A schema of its own in a database.
+    Postgres(PostgresOptions),
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment names the servers"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
 
 struct Cluster {
-    rows: MemoryCluster,
+    rows: Rows,
     calls: Calls,
 }
 
 impl Cluster {
-    fn new() -> Self {
-        Self {
-            rows: MemoryCluster::new(Arc::new(SystemClock::new()), TTL),
+    /// Returns a cluster in memory, and one on the server that the environment names.
+    async fn each(test: &str) -> Vec<Self> {
+        let memory = MemoryCluster::new(Arc::new(SystemClock::new()), TTL);
+        let mut all = vec![Rows::Memory(memory)];
+        match variable("WINDLASS_TEST_POSTGRES") {
+            Some(url) => {
+                let mut options = PostgresOptions::new(url);
+                options.schema = format!("hosts_{test}_{}", std::process::id());
+                options.lease_ttl = TTL_ON_A_SERVER;
+                PostgresStore::migrate(&options).await.unwrap();
+                all.push(Rows::Postgres(options));
+            }
+            None => {
+                let required = variable("WINDLASS_TEST_REQUIRE_SERVERS").is_some();
+                assert!(!required, "no PostgreSQL server is named");
+            }
+        }
+        let with_calls = |rows| Self {
+            rows,
             calls: Calls::default(),
+        };
+        all.into_iter().map(with_calls).collect()
+    }
+
+    fn ttl(&self) -> Duration {
+        match &self.rows {
+            Rows::Memory(_) => TTL,
+            Rows::Postgres(options) => options.lease_ttl,
+        }
+    }
+
+    async fn store(&self, name: &str) -> Arc<dyn RunStore> {
+        match &self.rows {
+            Rows::Memory(rows) => Arc::new(rows.host(name)),
+            Rows::Postgres(options) => {
+                Arc::new(PostgresStore::connect(options.clone()).await.unwrap())
+            }
+        }
+    }
+
+    /// Returns the store as somebody sees it who holds nothing.
+    async fn reader(&self) -> Arc<dyn RunStore> {
+        match &self.rows {
+            Rows::Memory(rows) => Arc::new(rows.host("reader")),
+            Rows::Postgres(options) => {
+                let mut options = options.clone();
+                options.observe = true;
+                Arc::new(PostgresStore::connect(options).await.unwrap())
+            }
         }
     }
 
     async fn host(&self, name: &str) -> Engine {
-        let engine = Engine::builder(self.rows.host(name)).build().await.unwrap();
+        let store = self.store(name).await;
+        let engine = Engine::builder_shared(store).build().await.unwrap();
         engine.deploy(diamond(6, &self.calls)).await.unwrap();
         engine
     }
 
     /// Waits until every run ended, and checks each.
     async fn all_end(&self, runs: &[RunId]) {
-        let reader = self.rows.host("reader");
+        let reader = self.reader().await;
         while !reader
             .runs(&RunQuery::unfinished())
             .await
@@ -45,7 +108,7 @@ impl Cluster {
             tokio::task::yield_now().await;
         }
         for run in runs {
-            check(&reader, *run).await;
+            check(&*reader, *run).await;
         }
     }
 }
@@ -68,76 +131,85 @@ fn ids(runs: &[RunHandle]) -> Vec<RunId> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hosts_share_the_runs_and_each_step_is_accepted_once() {
-    let cluster = Cluster::new();
-    let (a, b, c) = (
-        cluster.host("a").await,
-        cluster.host("b").await,
-        cluster.host("c").await,
-    );
-    let (of_a, of_b, of_c) = tokio::join!(start(&a, 0..20), start(&b, 20..40), start(&c, 40..60));
-    let homes = |runs: &[RunHandle]| -> BTreeSet<u8> {
-        runs.iter().map(|r| Shard::of(r.id()).number()).collect()
-    };
-    let (in_b, in_c) = (homes(&of_b), homes(&of_c));
-    assert!(in_b.is_disjoint(&in_c), "no shard is two hosts'");
-    let all = [ids(&of_a), ids(&of_b), ids(&of_c)].concat();
-    cluster.all_end(&all).await;
-    let calls = cluster.calls.all();
-    assert!(calls.len() == 60 * 13 && calls.values().all(|n| *n == 1));
+    for cluster in Cluster::each("three").await {
+        let (a, b, c) = (
+            cluster.host("a").await,
+            cluster.host("b").await,
+            cluster.host("c").await,
+        );
+        let (of_a, of_b, of_c) =
+            tokio::join!(start(&a, 0..20), start(&b, 20..40), start(&c, 40..60));
+        let homes = |runs: &[RunHandle]| -> BTreeSet<u8> {
+            runs.iter().map(|r| Shard::of(r.id()).number()).collect()
+        };
+        let (in_b, in_c) = (homes(&of_b), homes(&of_c));
+        assert!(in_b.is_disjoint(&in_c), "no shard is two hosts'");
+        let all = [ids(&of_a), ids(&of_b), ids(&of_c)].concat();
+        cluster.all_end(&all).await;
+        let calls = cluster.calls.all();
+        assert!(calls.len() == 60 * 13 && calls.values().all(|n| *n == 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_starts_one_run_whichever_host_is_asked() {
-    let cluster = Cluster::new();
-    let (a, b) = (cluster.host("a").await, cluster.host("b").await);
-    let (of_a, of_b) = tokio::join!(start(&a, 0..20), start(&b, 0..20));
-    assert_eq!(ids(&of_a), ids(&of_b));
-    let created = of_a.iter().chain(&of_b).filter(|r| r.created()).count();
-    assert_eq!(created, 20);
-    // A handle of a run that is another host's waits for it all the same.
-    for run in of_a.iter().chain(&of_b) {
-        run.outcome().await.unwrap();
+    for cluster in Cluster::each("key").await {
+        let (a, b) = (cluster.host("a").await, cluster.host("b").await);
+        let (of_a, of_b) = tokio::join!(start(&a, 0..20), start(&b, 0..20));
+        assert_eq!(ids(&of_a), ids(&of_b));
+        let created = of_a.iter().chain(&of_b).filter(|r| r.created()).count();
+        assert_eq!(created, 20);
+        // A handle of a run that is another host's waits for it all the same.
+        for run in of_a.iter().chain(&of_b) {
+            run.outcome().await.unwrap();
+        }
+        cluster.all_end(&ids(&of_a)).await;
     }
-    cluster.all_end(&ids(&of_a)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_of_a_host_that_dies_go_on_within_its_lease() {
-    let cluster = Cluster::new();
-    let a = cluster.host("a").await;
-    let runs = ids(&start(&a, 0..30).await);
-    // Dropped without a word, as when its process is killed.
-    drop(a);
-    let died = now();
-    let b = cluster.host("b").await;
-    cluster.all_end(&runs).await;
-    let took = now().since(died);
-    assert!(took < 10 * TTL, "{took:?}");
-    b.drain(Duration::from_secs(5)).await.unwrap();
+    for cluster in Cluster::each("dies").await {
+        let a = cluster.host("a").await;
+        let runs = ids(&start(&a, 0..30).await);
+        // Dropped without a word, as when its process is killed.
+        drop(a);
+        let died = now();
+        let b = cluster.host("b").await;
+        cluster.all_end(&runs).await;
+        let took = now().since(died);
+        assert!(took < 10 * cluster.ttl(), "{took:?}");
+        b.drain(Duration::from_secs(5)).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_host_hands_over_at_once() {
-    let cluster = Cluster::new();
-    let (a, b) = (cluster.host("a").await, cluster.host("b").await);
-    let runs = ids(&start(&a, 0..30).await);
-    a.drain(Duration::ZERO).await.unwrap();
-    let drained = now();
-    cluster.all_end(&runs).await;
-    let took = now().since(drained);
-    assert!(took < TTL, "{took:?}: no lease had to lapse");
-    b.drain(Duration::from_secs(5)).await.unwrap();
+    for cluster in Cluster::each("drained").await {
+        let (a, b) = (cluster.host("a").await, cluster.host("b").await);
+        let runs = ids(&start(&a, 0..30).await);
+        a.drain(Duration::ZERO).await.unwrap();
+        let drained = now();
+        cluster.all_end(&runs).await;
+        let took = now().since(drained);
+        assert!(took < cluster.ttl(), "{took:?}: no lease had to lapse");
+        b.drain(Duration::from_secs(5)).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_host_decided_before_it_lost_its_shards_changes_nothing() {
-    let cluster = Cluster::new();
+    let rows = MemoryCluster::new(Arc::new(SystemClock::new()), TTL);
+    let cluster = Cluster {
+        rows: Rows::Memory(rows.clone()),
+        calls: Calls::default(),
+    };
     let a = cluster.host("a").await;
     let runs = ids(&start(&a, 0..30).await);
     // Another host takes half of it over while the first is at work and believes in its lease;
     // then it gives back what it took, with nothing done.
-    let thief = cluster.rows.host("thief");
-    cluster.rows.end_leases();
+    let thief = rows.host("thief");
+    rows.end_leases();
     thief.renew(ShardSet::NONE).await.unwrap();
     let b = cluster.host("b").await;
     thief.hand_over().await.unwrap();
@@ -147,22 +219,24 @@ async fn what_a_host_decided_before_it_lost_its_shards_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_reaches_a_run_on_whichever_host_it_is() {
-    let cluster = Cluster::new();
-    let (a, b) = (cluster.host("a").await, cluster.host("b").await);
-    let runs = start(&a, 0..10).await;
-    let caller = cluster.rows.host("caller");
-    for (run, number) in runs.iter().zip(0..) {
-        let pause = Signal::Pause { run: run.id() };
-        let record = SignalRecord::new(SignalId::new(number), pause, Timestamp::from_micros(0));
-        caller.signal(&record).await.unwrap();
-        let resume = Signal::Resume { run: run.id() };
-        let number = number + 1_000;
-        let record = SignalRecord::new(SignalId::new(number), resume, Timestamp::from_micros(0));
-        caller.signal(&record).await.unwrap();
+    for cluster in Cluster::each("signal").await {
+        let (a, b) = (cluster.host("a").await, cluster.host("b").await);
+        let runs = start(&a, 0..10).await;
+        let caller = cluster.reader().await;
+        for (run, number) in runs.iter().zip(0..) {
+            let pause = Signal::Pause { run: run.id() };
+            let record = SignalRecord::new(SignalId::new(number), pause, Timestamp::from_micros(0));
+            caller.signal(&record).await.unwrap();
+            let resume = Signal::Resume { run: run.id() };
+            let number = number + 1_000;
+            let record =
+                SignalRecord::new(SignalId::new(number), resume, Timestamp::from_micros(0));
+            caller.signal(&record).await.unwrap();
+        }
+        cluster.all_end(&ids(&runs)).await;
+        while !caller.signals(10).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop((a, b));
     }
-    cluster.all_end(&ids(&runs)).await;
-    while !caller.signals(10).await.unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    drop((a, b));
 }

@@ -53,8 +53,7 @@ pub(crate) async fn run(
     let mut oldest = 0;
     while let Some(first) = requests.recv().await {
         oldest = core.generation().max(oldest);
-        let generation = first.generation;
-        if generation < oldest {
+        if first.generation < oldest {
             continue;
         }
         let mut size = first.transitions.len();
@@ -76,13 +75,14 @@ pub(crate) async fn run(
         let mut batch = Vec::with_capacity(size);
         let mut waiters = Vec::with_capacity(drained.len());
         for request in drained.drain(..) {
-            waiters.push((request.transitions.len(), request.waiter));
+            let count = request.transitions.len();
+            waiters.push((count, request.generation, request.waiter));
             batch.extend(request.transitions);
         }
         match store.commit(batch, durability).await {
             Ok(verdicts) => {
                 let mut verdicts = verdicts.into_iter();
-                for (count, waiter) in waiters {
+                for (count, generation, waiter) in waiters {
                     let mine: Vec<Verdict> = verdicts.by_ref().take(count).collect();
                     match waiter {
                         Waiter::Driver => drop(answers.send(Written {
@@ -94,6 +94,8 @@ pub(crate) async fn run(
                 }
             }
             Err(error) => {
+                let newest = waiters.iter().map(|(_, generation, _)| *generation).max();
+                let generation = newest.unwrap_or(oldest);
                 drop(answers.send(Written {
                     generation,
                     outcome: Err(error),

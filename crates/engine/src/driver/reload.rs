@@ -16,6 +16,7 @@ use crate::Error;
 use crate::bound::Kind;
 use crate::decide::{Command, Input};
 use crate::engine::RunSummary;
+use crate::handle::Started;
 use crate::reload::{Kept, Reloaded, reload};
 
 /// Something from outside that a turn was decided on.
@@ -130,6 +131,7 @@ impl Driver {
         }
         let mut before = std::mem::take(&mut self.runs);
         let mut stored: HashMap<RunId, u64> = HashMap::new();
+        let mut ended: HashMap<RunId, Started> = HashMap::new();
         for (run, kept) in reloaded.runs {
             let Some(old) = before.remove(&run) else {
                 continue;
@@ -147,13 +149,22 @@ impl Driver {
                     stored.insert(run, record.next_seq);
                     let summary = RunSummary::of_record(&record);
                     old.summary.send_replace(Some(summary));
+                    let started = Started {
+                        run,
+                        created: true,
+                        summary: Some(old.summary.subscribe()),
+                    };
+                    ended.insert(run, started);
                 }
                 Kept::Nothing => {}
             }
         }
         let is_in = |run: &RunId, next: u64| stored.get(run).is_some_and(|known| next <= *known);
+        // At once: they are in, and the next commit may fail, too.
         lost.events.retain(|e| is_in(&e.run, e.seq + 1));
-        self.gate.events.append(&mut lost.events);
+        for event in lost.events {
+            self.events.send(event).ok();
+        }
         for taken in lost.inputs {
             if !is_in(&taken.run, taken.next_seq) {
                 self.apply(taken.run, taken.input);
@@ -161,14 +172,14 @@ impl Driver {
         }
         self.release_again(lost.released);
         for (run, key, reply) in lost.started {
-            if self.runs.contains_key(&run) || stored.contains_key(&run) {
-                self.gate.started.push((run, key, reply));
-            } else {
-                let message = format!(
+            let answer = match ended.remove(&run) {
+                Some(started) => Ok(started),
+                None if self.runs.contains_key(&run) => self.started(run, &key),
+                None => Err(Error::store(format!(
                     "the run store failed while a run was being accepted, and it is not in: start it again with its key key=`{key}`"
-                );
-                drop(reply.send(Err(Error::store(message))));
-            }
+                ))),
+            };
+            drop(reply.send(answer));
         }
         self.core.outbox.ring(Vec::new());
     }

@@ -121,8 +121,8 @@ where
         ($($area:ident { $($point:ident,)* })*) => {$($(
             let name = stringify!($point);
             // On the heap: together they would not fit on the stack of a thread.
-            let point = Box::pin(async { $area::$point(Place(factory().await)).await });
-            let found = point.await;
+            let place = Place(factory().await);
+            let found = Box::pin($area::$point(place)).await;
             match found {
                 Ok(()) => report.held.push(name),
                 Err(how) => report.broken.push((name, how.0)),
