@@ -7,6 +7,8 @@
 //! and while a commit has failed, reads may fail too.
 
 mod open;
+#[cfg(test)]
+mod power;
 mod read;
 mod rows;
 mod write;

@@ -44,6 +44,11 @@ impl File {
         work(&db.begin_read().map_err(failed)?)
     }
 
+    fn close(&self) {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        drop(db.take());
+    }
+
     /// Opens it again, when nobody reads and nothing of it is open any more.
     pub(super) fn again(&self, witness: Option<Witness>) -> Result<(), StoreError> {
         let path = &self.path;
@@ -107,6 +112,11 @@ pub(super) fn open(path: &Path) -> Result<RedbStore, StoreError> {
         make(path)?;
     }
     let db = Database::open(path).map_err(|e| cannot("open", path, e))?;
+    start(path, db, lock)
+}
+
+/// Starts the writer of a file that is open.
+pub(super) fn start(path: &Path, db: Database, lock: Lock) -> Result<RedbStore, StoreError> {
     let file = Arc::new(File {
         path: path.to_owned(),
         id: id_in(&db, path)?,
@@ -116,13 +126,7 @@ pub(super) fn open(path: &Path) -> Result<RedbStore, StoreError> {
     let writer = Writer::start(move |queue| {
         write::run(&writing, queue);
         // The file is closed before the lock goes.
-        drop(
-            writing
-                .db
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        writing.close();
         drop(lock);
     });
     Ok(RedbStore {
@@ -133,7 +137,7 @@ pub(super) fn open(path: &Path) -> Result<RedbStore, StoreError> {
 }
 
 /// Makes an empty store, which appears whole or not at all; the lock is held.
-fn make(path: &Path) -> Result<(), StoreError> {
+pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     let partial = beside(path, "partial");
     match std::fs::remove_file(&partial) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io("make", path, e)),
