@@ -722,7 +722,8 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// A refused transition writes nothing and doesn't stop the others.
     ///
     /// # Errors
-    /// On any error nothing is in, but for [`StoreErrorKind::Unavailable`], where nobody can tell.
+    /// On any error nothing is in, but for [`StoreErrorKind::Unavailable`] and [`StoreErrorKind::Fatal`],
+    /// where nobody can tell; after the latter [`Self::reopen`] settles it.
     async fn commit(
         &self,
         batch: Vec<Transition>,
