@@ -259,6 +259,7 @@ pub(crate) fn settings() -> insta::Settings {
     );
     settings.add_filter(r"\b[0-9a-f]{8}\b", "SHORTID");
     settings.add_filter(r" +\d+\.\d+s\b", " TIME");
+    settings.add_filter(r"\(\d+\.\d+s\)", "(TIME)");
     settings.add_filter(r" +\d+(\.\d+)?[KM]iB\b", " SIZE");
     settings.add_filter(r"process \d+ on host \S+, boot \S+", "PROCESS");
     settings.set_prepend_module_to_snapshot(false);
