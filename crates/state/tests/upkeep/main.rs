@@ -100,7 +100,13 @@ async fn an_engine_goes_on_while_its_store_is_compacted() {
         made
     });
     let reader = SqliteStore::open_read_only(&path).await.unwrap();
-    let done = reader.compact().await.unwrap();
+    let done = loop {
+        match reader.compact().await {
+            // On a busy machine two seconds may be too short; the engine goes on then, too.
+            Err(e) if e.kind() == StoreErrorKind::Held => {}
+            done => break done.unwrap(),
+        }
+    };
     over.store(true, Ordering::Relaxed);
     let made = working.await.unwrap();
     assert!(done.beside_engine && done.bytes_after < done.bytes_before);
@@ -112,7 +118,7 @@ async fn an_engine_goes_on_while_its_store_is_compacted() {
     let again = Change::PutRun(Box::new(run.run.clone()));
     put(&engine, vec![Transition::new(vec![again])]).await;
     assert_eq!(engine.run(run.run.id).await.unwrap(), Some(run.run));
-    // A store can be compacted by its own engine, too.
+    // A store can be compacted by its own engine, too, which does nothing else now.
     assert!(engine.compact().await.unwrap().beside_engine);
     is_whole(&engine, 11 + made as usize).await;
 }
