@@ -41,24 +41,25 @@ pub(crate) async fn store(
         Some(file) => file.clone(),
         None => path_of(&load(place)?)?,
     };
-    let nothing = || {
-        Failure::wrong(format!("there is no store in {}", path.display()))
-            .help("start a run with `windlass run PIPELINE`, or name a file by --file FILE")
-    };
-    if let StoreCommand::Check = args.command {
-        return check(&path, say).await?.ok_or_else(nothing);
-    }
-    if !SqliteStore::exists(&path).await? {
-        return Err(nothing());
-    }
-    // Beside an engine that may be at work.
-    let store = SqliteStore::open_read_only(&path).await?;
     match &args.command {
-        StoreCommand::Check => Ok(Exit::Done.into()),
-        StoreCommand::Backup { to } => backup(&store, to, say).await,
-        StoreCommand::Compact => compact(&store, say).await,
-        StoreCommand::Export { to } => export(&store, to.as_deref(), say).await,
+        StoreCommand::Check => check(&path, say).await,
+        StoreCommand::Backup { to } => backup(&open(&path).await?, to, say).await,
+        StoreCommand::Compact => compact(&open(&path).await?, say).await,
+        StoreCommand::Export { to } => export(&open(&path).await?, to.as_deref(), say).await,
     }
+}
+
+/// Opens a file beside an engine that may be at work.
+async fn open(path: &Path) -> Result<SqliteStore, Failure> {
+    if SqliteStore::exists(path).await? {
+        return Ok(SqliteStore::open_read_only(path).await?);
+    }
+    Err(missing(path))
+}
+
+fn missing(path: &Path) -> Failure {
+    Failure::wrong(format!("there is no store in {}", path.display()))
+        .help("start a run with `windlass run PIPELINE`, or name a file by --file FILE")
 }
 
 /// Returns where the environment keeps its runs.
@@ -109,13 +110,13 @@ impl Say {
     }
 }
 
-/// Says what is wrong with a file; `None` if it isn't there.
-async fn check(path: &Path, say: Say) -> Result<Option<ExitCode>, Failure> {
+/// Says what is wrong with a file.
+async fn check(path: &Path, say: Say) -> Result<ExitCode, Failure> {
     let bar = say.bar("checking", None);
     let examined = examine(path).await;
     bar.finish_and_clear();
     let problems = match examined {
-        Ok(None) => return Ok(None),
+        Ok(None) => return Err(missing(path)),
         Ok(Some(problems)) => problems,
         // One that can't even be opened for what is in it.
         Err(e) if e.kind() == StoreErrorKind::Corrupt => vec![error_chain(&e)],
@@ -125,15 +126,15 @@ async fn check(path: &Path, say: Say) -> Result<Option<ExitCode>, Failure> {
     let object = json!({ "store": path, "problems": problems });
     if problems.is_empty() {
         say.done(&format!("the store is well: {shown}"), &object);
-        return Ok(Some(Exit::Done.into()));
+        return Ok(Exit::Done.into());
     }
     let lines: String = problems.iter().map(|p| format!("  {p}\n")).collect();
-    let help = "help: stop what runs and put a backup in its place; `windlass store export` prints what can still be read";
+    let help = "help: stop what runs and put a backup in its place; `windlass store export` prints what can be read before the damage";
     say.done(
         &format!("the store is damaged: {shown}\n{lines}{help}"),
         &object,
     );
-    Ok(Some(Exit::Failed.into()))
+    Ok(Exit::Failed.into())
 }
 
 async fn examine(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
