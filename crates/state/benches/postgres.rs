@@ -1,7 +1,8 @@
 //! Durable steps a second on a PostgreSQL server, beside bare group commit of one-row records on it.
 //!
 //! `cargo bench -p windlass-state --features postgres --bench postgres -- postgres://USER@HOST:PORT/DATABASE`
-//! makes a schema of its own and drops it. A step is one synced commit, as the engine writes in a chain:
+//! makes schemas of its own and drops them; with `history` behind it, it measures stores with up to
+//! 1,000,000 finished runs instead, which takes minutes. A step is one synced commit, as the engine writes in a chain:
 //! the run, the step's end, the attempt's end, the next step's and attempt's start, and three events. CPU
 //! is of this process, callers included, not of the server; compare within one run of this program only.
 
@@ -68,8 +69,22 @@ async fn measure(url: &str) {
         client,
         schemas: Vec::new(),
     };
+    if std::env::args().any(|a| a == "history") {
+        for finished in [0, 100_000, 1_000_000] {
+            history(&mut server, finished).await;
+        }
+    } else {
+        speed(&mut server).await;
+    }
+    for schema in server.schemas {
+        let drop_it = format!("DROP SCHEMA {schema} CASCADE");
+        server.client.batch_execute(&drop_it).await.unwrap();
+    }
+}
+
+async fn speed(server: &mut Server) {
     for crowd in CROWDS {
-        bare(&mut server, crowd).await;
+        bare(server, crowd).await;
     }
     thousand_runs(server.store().await).await;
     for crowd in CROWDS {
@@ -78,11 +93,7 @@ async fn measure(url: &str) {
     }
     let store = server.store().await;
     chains("postgres, lazy", store, 16, Durability::Lazy).await;
-    restart(&mut server).await;
-    for schema in server.schemas {
-        let drop_it = format!("DROP SCHEMA {schema} CASCADE");
-        server.client.batch_execute(&drop_it).await.unwrap();
-    }
+    restart(server).await;
 }
 
 /// 1,000 runs of ten steps at the same time.
@@ -124,6 +135,54 @@ async fn restart(server: &mut Server) {
     }
     assert_eq!((runs.len(), steps), (1_000, 11_000));
     meter.print("read 1,000 x 11 steps", 1_000, "runs");
+}
+
+/// Runs that ended, as an engine would have left them.
+const FINISHED: &str = "
+    INSERT INTO run (id, run_key, pipeline, environment, version, date, created_at, params)
+        SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
+            'old-' || n, 'p' || n % 50, 'dev', decode(repeat('00', 32), 'hex'), '2026-01-01', n, '{}' FROM generate_series(1, $N::bigint) AS n;
+    INSERT INTO run_state SELECT id, 3, false, created_at, created_at, 11, 33, NULL FROM run;
+    INSERT INTO step SELECT id, s, -1, 6, 1, 1, 0, 0, 1, NULL, 2 FROM run, generate_series(0, 2) AS s;
+    INSERT INTO event SELECT id, 33, '[]' FROM run;";
+
+/// What a start, and lists for people, take in a store with that many finished runs.
+async fn history(server: &mut Server, finished: u32) {
+    let store = server.store().await;
+    if finished > 0 {
+        let schema = server.schemas.last().unwrap();
+        let fill = FINISHED.replace("$N", &finished.to_string());
+        let fill = format!("SET search_path TO {schema}; {fill} RESET search_path");
+        server.client.batch_execute(&fill).await.unwrap();
+    }
+    let version = version();
+    let mut starts = Vec::new();
+    for n in 0..500 {
+        let mut run = new_run(n, &version);
+        let start = vec![first(&mut run, &version)];
+        let began = Instant::now();
+        store.commit(start, Durability::Synced).await.unwrap();
+        starts.push(began.elapsed());
+    }
+    starts.sort();
+    let mut queries = [
+        RunQuery::unfinished(),
+        RunQuery::default(),
+        RunQuery::default(),
+    ];
+    queries[2] = queries[2].clone().of("p7".parse().unwrap());
+    let mut lists = Vec::new();
+    for query in &queries {
+        // The first one plans.
+        store.runs(query).await.unwrap();
+        let began = Instant::now();
+        store.runs(query).await.unwrap();
+        lists.push(began.elapsed());
+    }
+    println!(
+        "{finished:>9} finished runs: start p50 {:?}, p99 {:?}; 500 unfinished {:?}, latest 100 {:?}, of a pipeline {:?}",
+        starts[250], starts[495], lists[0], lists[1], lists[2]
+    );
 }
 
 /// The limit: a connection that commits 200-byte rows in groups, one row an acknowledgement.

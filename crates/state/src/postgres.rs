@@ -137,7 +137,8 @@ impl fmt::Debug for PostgresOptions {
 /// no shard until [`Sharing::renew`] gave it some, and commits to runs of other shards are
 /// [`Verdict::Fenced`].
 ///
-/// Everything needs a tokio runtime with I/O and time.
+/// Dropping it writes what was asked for, and leaves its shards to lapse: [`Sharing::hand_over`] gives them
+/// to the others at once. Everything needs a tokio runtime with I/O and time.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), windlass_core::run_store::StoreError> {

@@ -200,9 +200,14 @@ pub(super) async fn set_up(
     if purpose != Purpose::Migrate {
         sql.push_str("SET statement_timeout TO '60s'; ");
     }
+    // Each statement finds its rows by an index that is there for it, in the order that it wants, whatever
+    // the server knows of the tables so far: their statistics may be hours behind.
+    for other_way in ["seqscan", "bitmapscan", "hashjoin", "mergejoin", "sort"] {
+        sql.push_str(&format!("SET enable_{other_way} TO off; "));
+    }
+    sql.push_str("SET max_parallel_workers_per_gather TO 0; ");
     if purpose == Purpose::Write {
-        // Each statement finds its rows by their keys, whatever the server knows of the tables so far.
-        sql.push_str("SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; ");
+        sql.push_str("SET plan_cache_mode TO force_generic_plan; ");
     }
     // A server that doesn't sync by itself is told to; one that waits for more than its disk keeps that.
     sql.push_str(

@@ -387,3 +387,6 @@ fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
         && a.code_commit == b.code_commit
         && a.rerun == b.rerun
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ mod flight;
 mod hosts;
 mod kit;
 mod proxy;
+mod rows;
 mod schema;
 mod steps;
 #[cfg(feature = "postgres-tls")]
