@@ -95,7 +95,7 @@ impl Held {
 pub(super) struct Share {
     pub(super) host: String,
     pub(super) held: std::sync::Arc<Held>,
-    name: String,
+    pub(super) name: String,
     server: Server,
     options: PostgresOptions,
     /// Its own, so that a busy writer never holds up that this host lives.

@@ -59,7 +59,7 @@ pub(super) async fn begin(
             .map_err(|e| failed("end an earlier connection", e))?;
         pool.forget();
     }
-    let taken = take_over(&db.client, &share.host).await;
+    let taken = take_over(&db.client, share).await;
     let (session, backend) = taken.map_err(|e| failed("begin to write", e))?;
     let held = Arc::clone(&share.held);
     let writer = Writer::new(db, share.host.clone(), session, held).await;
@@ -82,13 +82,14 @@ async fn end(db: &Client, backend: &Backend) -> Result<(), Error> {
 }
 
 /// Makes this connection the only one that commits for the host.
-async fn take_over(db: &Client, host: &str) -> Result<(i64, Backend), Error> {
+async fn take_over(db: &Client, share: &lease::Share) -> Result<(i64, Backend), Error> {
+    let (host, name) = (&share.host, &share.name);
     let known = "INSERT INTO host (id, name, seen_at, expires_at, draining) \
-        SELECT $1, $1, at, at, false FROM now_micros() AS at ON CONFLICT (id) DO NOTHING";
-    db.execute(known, &[&host]).await?;
+        SELECT $1, $2, at, at, false FROM now_micros() AS at ON CONFLICT (id) DO NOTHING";
+    db.execute(known, &[host, name]).await?;
     let sql = "INSERT INTO writer AS mine (host, session) VALUES ($1, now_micros()) \
         ON CONFLICT (host) DO UPDATE SET session = greatest(mine.session + 1, now_micros()) RETURNING session";
-    let session = db.query_one(sql, &[&host]).await?.try_get(0)?;
+    let session = db.query_one(sql, &[host]).await?.try_get(0)?;
     let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let row = db.query_one(sql, &[]).await?;
     let backend = Backend {

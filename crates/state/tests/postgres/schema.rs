@@ -120,8 +120,11 @@ async fn an_observer_reads_and_leaves_signals_and_is_no_host() {
     let Some(database) = Database::of("observe").await else {
         return;
     };
-    let options = database.migrated().await;
+    let mut options = database.migrated().await;
+    options.host_name = Some("lab:7".to_owned());
     let store = join(&options).await;
+    let named = store.sharing().unwrap().hosts().await.unwrap();
+    assert_eq!(named[0].name, "lab:7", "before it holds anything");
     renew(&store).await;
     put(&store, create(1)).await.unwrap();
     let observe = PostgresOptions {
@@ -145,6 +148,7 @@ async fn an_observer_reads_and_leaves_signals_and_is_no_host() {
     observer.reopen().await.unwrap();
     let hosts = sharing.hosts().await.unwrap();
     assert_eq!(hosts.len(), 1, "{hosts:?}");
+    assert_eq!(hosts[0].name, "lab:7");
     assert_eq!(hosts[0].id, store.sharing().unwrap().host());
     database.end().await;
 }

@@ -151,7 +151,7 @@ BEGIN
     instant := now_micros();
     INSERT INTO host (id, name, seen_at, expires_at, draining)
     VALUES (me, my_name, instant, instant + ttl_micros, false)
-    ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, expires_at = excluded.expires_at
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name, seen_at = excluded.seen_at, expires_at = excluded.expires_at
     RETURNING draining INTO away;
     IF cardinality(give) > 0 THEN
         PERFORM FROM writer WHERE host = me FOR UPDATE;
