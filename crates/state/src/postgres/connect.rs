@@ -120,12 +120,15 @@ impl Server {
         let mut config = self.config.clone();
         config.application_name(purpose.name());
         let failed = |e| failed("accept a connection", e);
+        // A handshake is large, and rare: on the heap it takes nothing of its caller's stack.
         #[cfg(feature = "postgres-tls")]
         if let Some(tls) = self.tls.clone() {
-            let (client, driver) = config.connect(tls).await.map_err(failed)?;
+            let connected = Box::pin(config.connect(tls)).await;
+            let (client, driver) = connected.map_err(failed)?;
             return Ok((client, messages(driver)));
         }
-        let (client, driver) = config.connect(NoTls).await.map_err(failed)?;
+        let connected = Box::pin(config.connect(NoTls)).await;
+        let (client, driver) = connected.map_err(failed)?;
         Ok((client, messages(driver)))
     }
 }
@@ -163,7 +166,7 @@ pub(super) async fn open(
     options: &PostgresOptions,
     purpose: Purpose,
 ) -> Result<Connection, StoreError> {
-    let opened = in_time(async {
+    let opened = in_time(Box::pin(async {
         let (client, mut messages) = server.dial(purpose).await?;
         tokio::spawn(async move {
             while let Some(message) = messages.next().await {
@@ -176,7 +179,7 @@ pub(super) async fn open(
         });
         set_up(&client, options, purpose).await?;
         Ok(Connection::new(client))
-    });
+    }));
     opened.await.unwrap_or_else(|| {
         Err(StoreError::unavailable(format!(
             "the database accepted no connection: try again waited=`{PATIENCE:?}`"
