@@ -3,7 +3,6 @@
 //! What an attempt comes to hangs on the seed, the run's key, the step and the number of the
 //! attempt alone, so that an attempt after a crash is not the one before it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +13,8 @@ use windlass_core::{
 };
 
 use super::dice::Dice;
-use super::world::{State, World};
+use super::line::Line;
+use super::world::State;
 
 /// What an attempt comes to if nobody disturbs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,26 +77,27 @@ impl Script {
 
 /// The implementation of every native step of a simulation.
 pub(super) struct Code {
-    world: Arc<World>,
+    line: Line,
 }
 
 impl Code {
-    pub(super) const fn new(world: Arc<World>) -> Self {
-        Self { world }
+    pub(super) const fn new(line: Line) -> Self {
+        Self { line }
     }
 }
 
 /// Code that runs; gone when it is done or dropped.
 struct Body {
-    world: Arc<World>,
+    line: Line,
     place: (RunId, Slot),
     token: FencingToken,
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let mut state = self.world.lock();
-        if state.bodies.get(&self.place) == Some(&self.token) {
+        let mut state = self.line.lock();
+        let mine = (self.token, self.line.host());
+        if state.bodies.get(&self.place) == Some(&mine) {
             state.bodies.remove(&self.place);
         }
     }
@@ -154,19 +155,22 @@ impl Step for Code {
     async fn run(&self, cx: StepContext) -> Result<StepOutput, StepError> {
         let place = (cx.run().run, cx.slot());
         let script = {
-            let mut state = self.world.lock();
-            if state.is_off() {
+            let mut state = self.line.lock();
+            if state.is_dead(self.line.host()) {
                 // The host is dead: this is not seen by anybody.
                 return Err(StepError::cancelled());
             }
             let launch = state.check_launch(&cx);
             state.check(launch);
-            if let Some(other) = state.bodies.insert(place, cx.token()) {
-                state.violate(format!("{place:?} runs twice, also with token {other}"));
+            let mine = (cx.token(), self.line.host());
+            if let Some((token, host)) = state.bodies.insert(place, mine) {
+                state.violate(format!(
+                    "{place:?} runs twice, also with token {token} on host {host}"
+                ));
             }
             let trouble = state.weather.code;
             let key = &cx.run().key;
-            let script = Script::of(self.world.seed(), trouble, key, cx.slot(), cx.attempt());
+            let script = Script::of(state.seed, trouble, key, cx.slot(), cx.attempt());
             state.note(format_args!(
                 "  {} {:?} runs as {} and {:?}",
                 cx.run().run.short(),
@@ -177,16 +181,16 @@ impl Step for Code {
             script
         };
         let _body = Body {
-            world: Arc::clone(&self.world),
+            line: self.line.clone(),
             place,
             token: cx.token(),
         };
-        self.world.point().await;
+        self.line.point().await;
         let clock = &cx.run().clock;
         if !script.takes.is_zero() {
             clock.sleep(script.takes).await;
         }
-        self.world.point().await;
+        self.line.point().await;
         match script.turn {
             Turn::Succeeds => {
                 let value = json!({

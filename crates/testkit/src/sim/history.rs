@@ -3,19 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use windlass_core::{LogicalName, Timestamp};
+use windlass_core::LogicalName;
 
 use super::deeds::Story;
 use super::dice::Dice;
-use super::host::{End, Life};
+use super::host::Scene;
 use super::plan::Plan;
 use super::rows::{Law, Limits};
 use super::trace::Trace;
 use super::weather::Weather;
 use super::world::{Counts, World};
-
-/// Lives of hosts after which a history has gone on for too long.
-const MOST_LIVES: u64 = 500;
 
 /// A history in which everything held.
 #[derive(Debug, Clone)]
@@ -49,13 +46,8 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// A runtime of its own for each life: dropping it drops every task, as the death of a process does.
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-}
+/// Hosts that share the store of a history at most.
+const MOST_HOSTS: u64 = 3;
 
 /// Plays the history of a seed.
 ///
@@ -71,9 +63,65 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// assert_eq!(played.trace.hash(), windlass_testkit::sim::play(1).unwrap().trace.hash());
 /// ```
 pub fn play(seed: u64) -> Result<Played, Box<Broken>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(play_in(seed)),
+        Err(error) => Err(Box::new(Broken {
+            seed,
+            what: format!("there is no runtime: {error}"),
+            trace: Trace::new(),
+        })),
+    }
+}
+
+async fn play_in(seed: u64) -> Result<Played, Box<Broken>> {
     let plan = Plan::draw(&mut Dice::named(seed, "plan"));
     let story = Story::draw(&mut Dice::named(seed, "story"), plan.pipelines.len());
-    let weather = Weather::draw(&mut Dice::named(seed, "weather"));
+    let mut dice = Dice::named(seed, "weather");
+    let weather = Weather::draw(&mut dice);
+    let shared = dice.percent(40);
+    let hosts = if shared {
+        dice.between(1, MOST_HOSTS)
+    } else {
+        1
+    };
+    let (world, is_over) = World::new(seed, weather, law_of(&plan, shared), shared);
+    {
+        let mut state = world.lock();
+        state.note(format_args!(
+            "seed {seed}, {hosts} hosts, shared: {shared}, {weather:?}"
+        ));
+        for pipeline in &plan.pipelines {
+            let text = serde_json::to_string(pipeline.spec()).unwrap_or_default();
+            state.trace.note(text);
+        }
+        if hosts > 1 {
+            state.count("histories of several hosts");
+        }
+    }
+    let scene = Scene::new(Arc::clone(&world), plan, story);
+    let kept = (0..hosts).map(|_| scene.keep_host());
+    tokio::select! {
+        biased;
+        () = is_over.cancelled() => {}
+        () = scene.script() => {}
+        _ = futures::future::join_all(kept) => {}
+    }
+    let mut state = world.lock();
+    state.check_end();
+    let (trace, counts) = (state.trace.clone(), state.counts.clone());
+    drop(state);
+    match world.violation() {
+        None => Ok(Played { trace, counts }),
+        Some(what) => Err(Box::new(Broken { seed, what, trace })),
+    }
+}
+
+/// Returns what the rows of a plan are held against.
+fn law_of(plan: &Plan, shared: bool) -> Law {
     let quotas = plan.quotas.iter();
     let mut limits: Limits = quotas
         .map(|q| (q.pool().clone(), q.limit().clone()))
@@ -83,65 +131,13 @@ pub fn play(seed: u64) -> Result<Played, Box<Broken>> {
             limits.insert(pool, total.clone());
         }
     }
-    let start = Timestamp::from_micros(1_767_225_600_000_000);
+    if shared {
+        // Each host counts what its own runs hold.
+        limits.clear();
+    }
     let specs = plan.pipelines.iter();
-    let law = Law {
+    Law {
         limits,
         specs: specs.map(|p| (p.digest(), Arc::clone(p.spec()))).collect(),
-    };
-    let world = World::new(seed, weather, law, start);
-    world.lock().note(format_args!("seed {seed}, {weather:?}"));
-    for pipeline in &plan.pipelines {
-        let text = serde_json::to_string(pipeline.spec()).unwrap_or_default();
-        world.lock().trace.note(text);
-    }
-    let (mut done, mut number, mut deaths) = (0, 0, weather.crashes);
-    loop {
-        number += 1;
-        let points = {
-            let mut state = world.lock();
-            let left = state.dice.power.between(0, weather.life);
-            (deaths > 0).then_some(left)
-        };
-        let life = Life {
-            world: &world,
-            plan: &plan,
-            story: &story,
-            points,
-            number,
-        };
-        let end = match runtime() {
-            Ok(runtime) => runtime.block_on(life.live(&mut done)),
-            Err(error) => {
-                world.lock().violate(format!("no runtime: {error}"));
-                End::Died
-            }
-        };
-        if world.violation().is_some() || end == End::Done {
-            break;
-        }
-        deaths -= u64::from(end == End::Died);
-        if number == MOST_LIVES {
-            world.lock().violate("hosts come and go, and nothing ends");
-            break;
-        }
-        world.reboot_store();
-        let mut state = world.lock();
-        // The next host may come at once or late, and its clock may be behind.
-        let micros = match state.dice.power.between(0, 9) {
-            0 => -(state.dice.power.between(0, 2_000_000) as i64),
-            1..=6 => state.dice.power.between(0, 2_000_000) as i64,
-            _ => state.dice.power.between(0, 120_000_000) as i64,
-        };
-        drop(state);
-        world.pass(micros);
-    }
-    let mut state = world.lock();
-    state.check_end();
-    let (trace, counts) = (state.trace.clone(), state.counts.clone());
-    drop(state);
-    match world.violation() {
-        None => Ok(Played { trace, counts }),
-        Some(what) => Err(Box::new(Broken { seed, what, trace })),
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,14 +13,15 @@ use windlass_core::{
     StorageError, Timestamp,
 };
 
-use super::world::{State, World};
+use super::line::Line;
+use super::world::State;
 
 /// What lies in the storage; whoever dies, it stays.
 pub(super) type Objects = BTreeMap<ObjectKey, Bytes>;
 
 #[derive(Debug)]
 pub(super) struct ModelStorage {
-    world: Arc<World>,
+    line: Line,
 }
 
 fn meta(key: &ObjectKey, data: &Bytes) -> ObjectMeta {
@@ -39,8 +39,8 @@ fn away() -> StorageError {
 }
 
 impl ModelStorage {
-    pub(super) const fn new(world: Arc<World>) -> Self {
-        Self { world }
+    pub(super) const fn new(line: Line) -> Self {
+        Self { line }
     }
 
     /// A call: a point, and perhaps an error before or after its effect.
@@ -48,8 +48,8 @@ impl ModelStorage {
         &self,
         work: impl FnOnce(&mut State) -> Result<T, StorageError> + Send,
     ) -> Result<T, StorageError> {
-        self.world.point().await;
-        let mut state = self.world.lock();
+        self.line.point().await;
+        let mut state = self.line.lock();
         let chance = state.weather.storage;
         let (fails, after) = (
             state.dice.target.percent(chance),
@@ -119,7 +119,7 @@ impl Storage for ModelStorage {
     }
 
     fn list(&self, folder: &ObjectKey) -> BoxStream<'static, Result<ObjectMeta, StorageError>> {
-        let state = self.world.lock();
+        let state = self.line.lock();
         let below = state
             .objects
             .iter()

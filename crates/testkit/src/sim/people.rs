@@ -1,7 +1,5 @@
 //! Those who are told: a reactor that tells of ends, and a notifier that fails and repeats.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use windlass_core::run_store::{EventKind, OutboxRecord};
 use windlass_core::{
@@ -9,7 +7,7 @@ use windlass_core::{
     Severity,
 };
 
-use super::world::World;
+use super::line::Line;
 
 /// Tells of every end of a run, and of every step whose end nobody knows.
 #[derive(Debug)]
@@ -60,21 +58,21 @@ impl Reactor for Teller {
 /// Receives, and doesn't always say so.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    world: Arc<World>,
+    line: Line,
 }
 
 impl Receiver {
-    pub(super) const fn new(world: Arc<World>) -> Self {
-        Self { world }
+    pub(super) const fn new(line: Line) -> Self {
+        Self { line }
     }
 }
 
 #[async_trait]
 impl Notifier for Receiver {
     async fn deliver(&self, notification: &Notification) -> Result<Receipt, NotifyError> {
-        self.world.point().await;
+        self.line.point().await;
         let answer = {
-            let mut state = self.world.lock();
+            let mut state = self.line.lock();
             let chance = state.weather.delivery;
             let (fails, kind) = (
                 state.dice.notifier.percent(chance),
@@ -100,9 +98,9 @@ impl Notifier for Receiver {
             }
         };
         if answer.is_err() {
-            self.world.lock().count("failed deliveries");
+            self.line.lock().count("failed deliveries");
         }
-        self.world.point().await;
+        self.line.point().await;
         answer
     }
 }

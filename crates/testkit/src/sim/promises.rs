@@ -5,7 +5,7 @@ use windlass_core::{RunId, RunKey, RunState, Slot, StepState};
 
 use super::host::PEOPLE;
 use super::people::Teller;
-use super::world::State;
+use super::world::{HostNo, State};
 
 /// How far the runs of a history are.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl State {
     }
 
     /// A caller was told how a run ended.
-    pub(super) fn tell_end(&mut self, run: RunId, state: RunState) {
-        if self.is_off() {
+    pub(super) fn tell_end(&mut self, host: HostNo, run: RunId, state: RunState) {
+        if self.is_dead(host) {
             return;
         }
         let kept = self.books.safe().runs.get(&run).map(|r| r.run.state);
@@ -69,8 +69,8 @@ impl State {
     }
 
     /// A subscriber saw an event.
-    pub(super) fn tell_event(&mut self, event: &EventRecord) {
-        if self.is_off() {
+    pub(super) fn tell_event(&mut self, host: HostNo, event: &EventRecord) {
+        if self.is_dead(host) {
             return;
         }
         let kept = self.books.safe().runs.get(&event.run);

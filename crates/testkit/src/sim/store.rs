@@ -4,7 +4,7 @@
 //! commit is never lost; commits that were not synced are lost from the end at a power cut; nobody
 //! can tell what became of a commit that was not answered, until the store is opened anew.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,10 +12,12 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{ClockExt, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass_core::{Digest, RunId, RunKey, Shard, Sharing, SignalId, SignalRecord, Timestamp};
 
+use super::lease::Leases;
+use super::line::Line;
 use super::rows::Rows;
-use super::world::{State, World};
+use super::world::{HostNo, State};
 
 /// The rows, and what of them is safe.
 #[derive(Debug, Default)]
@@ -24,15 +26,24 @@ pub(super) struct Books {
     pub(super) rows: Rows,
     /// What a power cut would leave, and the commits since; none if everything is synced.
     unsynced: Option<(Box<Rows>, Vec<Vec<Transition>>)>,
-    /// A commit of which nobody can tell whether it is in.
-    limbo: Option<Vec<Transition>>,
-    /// True from a failed commit on, until the store is opened anew.
-    broken: bool,
+    /// Commits of hosts of which nobody can tell whether they are in.
+    limbo: BTreeMap<HostNo, Vec<Transition>>,
+    /// Hosts whose commit failed, until they open the store anew.
+    broken: BTreeSet<HostNo>,
+    /// Who has which shard, where hosts share the store.
+    pub(super) leases: Option<Leases>,
     /// Commits that were applied.
     pub(super) commits: u64,
 }
 
 impl Books {
+    pub(super) fn new(shared: bool) -> Self {
+        Self {
+            leases: shared.then(Leases::default),
+            ..Self::default()
+        }
+    }
+
     /// Returns the rows that nothing can take back.
     pub(super) fn safe(&self) -> &Rows {
         self.unsynced.as_ref().map_or(&self.rows, |(safe, _)| safe)
@@ -41,8 +52,14 @@ impl Books {
 
 impl State {
     /// Applies a batch; what it breaks ends the history.
-    fn apply(&mut self, batch: &[Transition], durability: Durability) -> Vec<Verdict> {
-        let synced = durability == Durability::Synced;
+    fn apply(
+        &mut self,
+        host: HostNo,
+        batch: &[Transition],
+        durability: Durability,
+    ) -> Vec<Verdict> {
+        // What several hosts share is kept elsewhere, by a machine that has no part in this.
+        let synced = durability == Durability::Synced || self.books.leases.is_some();
         let books = &mut self.books;
         if synced {
             books.unsynced = None;
@@ -51,9 +68,15 @@ impl State {
         } else {
             books.unsynced = Some((Box::new(books.rows.clone()), vec![batch.to_vec()]));
         }
-        self.note(format_args!("commit {durability:?}"));
+        self.note(format_args!("host {host} commits {durability:?}"));
         let mut verdicts = Vec::with_capacity(batch.len());
         for transition in batch {
+            if self.is_fenced(host, transition) {
+                self.count("fenced transitions");
+                self.note(format_args!("  fenced"));
+                verdicts.push(Verdict::Fenced);
+                continue;
+            }
             let verdict = match self.books.rows.apply(transition) {
                 Ok(verdict) => verdict,
                 Err(broken) => {
@@ -92,18 +115,28 @@ impl State {
         }
     }
 
-    /// Settles what a dead or broken store leaves: the commit in limbo is in, or is not.
-    fn settle(&mut self) {
-        if let Some(batch) = self.books.limbo.take() {
+    /// Settles what a broken store leaves of a host: its commit in limbo is in, or is not.
+    fn settle(&mut self, host: HostNo) {
+        if let Some(batch) = self.books.limbo.remove(&host) {
             let lands = self.dice.store.percent(50);
             self.note(format_args!(
                 "a commit that was not answered is in: {lands}"
             ));
             if lands {
-                self.apply(&batch, Durability::Synced);
+                self.apply(host, &batch, Durability::Synced);
             }
         }
-        self.books.broken = false;
+        self.books.broken.remove(&host);
+    }
+
+    /// A host died: so do its open files, and perhaps the power went.
+    pub(super) fn close_store_of(&mut self, host: HostNo) {
+        // The commit that was under way comes after all that were answered.
+        if self.books.leases.is_none() && self.dice.store.percent(50) {
+            self.lose_unsynced();
+            self.books.limbo.remove(&host);
+        }
+        self.settle(host);
     }
 
     /// Takes back what no sync made safe, from the end, as a power cut does.
@@ -128,24 +161,13 @@ impl State {
     }
 }
 
-impl World {
-    /// The host died: so do its open files, and perhaps the power went.
-    pub(super) fn reboot_store(&self) {
-        let mut state = self.lock();
-        state.lose_jobs_of_host();
-        // The commit that was under way comes after all that were answered.
-        if state.dice.store.percent(50) {
-            state.lose_unsynced();
-            state.books.limbo = None;
-        }
-        state.settle();
-    }
-}
-
 /// The store of one host.
 #[derive(Debug, Clone)]
 pub(super) struct ModelStore {
-    world: Arc<World>,
+    pub(super) line: Line,
+    /// The name of the host towards others.
+    pub(super) boot: String,
+    shared: bool,
 }
 
 /// How a commit goes wrong.
@@ -161,13 +183,12 @@ enum Fault {
 }
 
 impl ModelStore {
-    pub(super) const fn new(world: Arc<World>) -> Self {
-        Self { world }
-    }
-
-    async fn rest(&self, micros: u64) {
-        if let Some(clock) = self.world.clock().filter(|_| micros > 0) {
-            clock.sleep(Duration::from_micros(micros)).await;
+    pub(super) fn new(line: Line) -> Self {
+        let shared = line.lock().books.leases.is_some();
+        Self {
+            boot: format!("host-{}", line.host()),
+            line,
+            shared,
         }
     }
 
@@ -185,9 +206,12 @@ impl ModelStore {
     }
 
     /// A read: a point, and perhaps an error.
-    async fn look<T>(&self, read: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
-        self.world.point().await;
-        let mut state = self.world.lock();
+    pub(super) async fn look<T>(
+        &self,
+        read: impl FnOnce(&mut State) -> T,
+    ) -> Result<T, StoreError> {
+        self.line.point().await;
+        let mut state = self.line.lock();
         let chance = state.weather.read;
         if state.dice.store.percent(chance) {
             state.count("failed reads");
@@ -213,9 +237,9 @@ impl RunStore for ModelStore {
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
-        self.world.point().await;
+        self.line.point().await;
         let slow = {
-            let mut state = self.world.lock();
+            let mut state = self.line.lock();
             let chance = state.weather.slow;
             let (on, micros) = (
                 state.dice.store.percent(chance),
@@ -223,19 +247,22 @@ impl RunStore for ModelStore {
             );
             if on { micros } else { 0 }
         };
-        self.rest(slow).await;
+        if slow > 0 {
+            self.line.rest(Duration::from_micros(slow)).await;
+        }
         let answer = {
-            let mut state = self.world.lock();
-            if state.is_off() {
+            let mut state = self.line.lock();
+            let host = self.line.host();
+            if state.is_dead(host) {
                 None
-            } else if state.books.broken {
+            } else if state.books.broken.contains(&host) {
                 Some(Err(broken()))
             } else {
                 Some(self.commit_now(&mut state, &batch, durability))
             }
         };
         // It may be in and never be answered.
-        self.world.point().await;
+        self.line.point().await;
         match answer {
             Some(answer) => answer,
             None => std::future::pending().await,
@@ -243,9 +270,10 @@ impl RunStore for ModelStore {
     }
 
     async fn reopen(&self) -> Result<(), StoreError> {
-        self.world.point().await;
-        let mut state = self.world.lock();
-        if !state.books.broken {
+        self.line.point().await;
+        let mut state = self.line.lock();
+        let host = self.line.host();
+        if !state.books.broken.contains(&host) {
             return Ok(());
         }
         let chance = state.weather.reopen;
@@ -255,12 +283,12 @@ impl RunStore for ModelStore {
         }
         state.note(format_args!("the store is opened anew"));
         state.count("reopened stores");
-        state.settle();
+        state.settle(host);
         Ok(())
     }
 
     fn sharing(&self) -> Option<&dyn Sharing> {
-        None
+        if self.shared { Some(self) } else { None }
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
@@ -346,7 +374,9 @@ impl RunStore for ModelStore {
 
     async fn outbox(&self, limit: u32) -> Result<Vec<OutboxRecord>, StoreError> {
         self.look(|s| {
+            let held = s.held(self.line.host());
             let mut entries = in_state(&s.books.rows, OutboxState::Pending);
+            entries.retain(|e| held.contains(Shard::of_text(&e.id)));
             entries.sort_by(|a, b| (a.next_at, &a.id).cmp(&(b.next_at, &b.id)));
             entries.truncate(limit as usize);
             entries
@@ -379,6 +409,7 @@ impl RunStore for ModelStore {
         self.look(|s| {
             s.note(format_args!("a signal is left: {:?}", signal.signal));
             s.apply(
+                self.line.host(),
                 &[Transition::new(vec![Change::AddSignal(Box::new(
                     signal.clone(),
                 ))])],
@@ -391,14 +422,14 @@ impl RunStore for ModelStore {
     async fn withdraw(&self, signal: &SignalId) -> Result<(), StoreError> {
         self.look(|s| {
             let taken = Transition::new(vec![Change::TakeSignal(signal.clone())]);
-            s.apply(&[taken], Durability::Synced);
+            s.apply(self.line.host(), &[taken], Durability::Synced);
         })
         .await
     }
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         // Looks that find nothing are no points: they would be most of all.
-        if self.world.lock().books.rows.signals.is_empty() {
+        if self.line.lock().books.rows.signals.is_empty() {
             return Ok(Vec::new());
         }
         self.look(|s| {
@@ -416,11 +447,12 @@ impl ModelStore {
         batch: &[Transition],
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
+        let host = self.line.host();
         let Some(fault) = Self::draw_fault(state) else {
-            return Ok(state.apply(batch, durability));
+            return Ok(state.apply(host, batch, durability));
         };
         state.count("failed commits");
-        state.books.broken = true;
+        state.books.broken.insert(host);
         let unknown = Err(StoreError::unavailable("the commit was not answered"));
         match fault {
             Fault::Refused => {
@@ -429,7 +461,7 @@ impl ModelStore {
             }
             Fault::In => {
                 state.note(format_args!("a commit is in and not answered"));
-                state.apply(batch, durability);
+                state.apply(host, batch, durability);
                 unknown
             }
             Fault::Out => {
@@ -438,7 +470,7 @@ impl ModelStore {
             }
             Fault::Limbo => {
                 state.note(format_args!("a commit is in limbo"));
-                state.books.limbo = Some(batch.to_vec());
+                state.books.limbo.insert(host, batch.to_vec());
                 unknown
             }
         }

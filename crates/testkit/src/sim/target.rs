@@ -20,7 +20,8 @@ use windlass_core::{
 };
 
 use super::code::{Script, Turn};
-use super::world::{State, World};
+use super::line::Line;
+use super::world::{HostNo, State};
 
 /// How long a job runs that nobody stops.
 const ENDLESS: Duration = Duration::from_secs(20 * 86_400);
@@ -28,8 +29,9 @@ const ENDLESS: Duration = Duration::from_secs(20 * 86_400);
 /// A job, for as long as anybody may ask for it.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
-    /// True if it dies with its host.
+    /// True if it dies with the host that submitted it.
     dies: bool,
+    host: HostNo,
     starts: Timestamp,
     ends: Timestamp,
     /// What it comes to if nobody disturbs it.
@@ -97,13 +99,13 @@ impl State {
     }
 
     /// The host died, and what it ran itself died with it.
-    pub(super) fn lose_jobs_of_host(&mut self) {
+    pub(super) fn lose_jobs_of_host(&mut self, host: HostNo) {
         self.advance_jobs();
         let now = self.now();
         for job in self.jobs.values_mut().filter(|j| j.ended.is_none()) {
-            if job.dies {
+            if job.dies && job.host == host {
                 (job.ended, job.vanished) = (Some(JobEnd::Lost), true);
-            } else if self.dice.target.percent(self.weather.target) {
+            } else if !job.dies && self.dice.target.percent(self.weather.target) {
                 // Longer than anybody is patient.
                 let away = Duration::from_secs(self.dice.target.between(1, 200));
                 job.hidden_until = now.after(away);
@@ -155,7 +157,13 @@ impl State {
         Ok(())
     }
 
-    fn start_job(&mut self, key: &SubmitKey, spec: &JobSpec, token: FencingToken, dies: bool) {
+    fn start_job(
+        &mut self,
+        key: &SubmitKey,
+        spec: &JobSpec,
+        token: FencingToken,
+        (dies, host): (bool, HostNo),
+    ) {
         let slot = slot_of(&key.step).unwrap_or(Slot::step(0));
         let run = self
             .books
@@ -200,6 +208,7 @@ impl State {
         ));
         let job = Job {
             dies,
+            host,
             starts,
             ends,
             vanished: end == JobEnd::Lost,
@@ -247,19 +256,19 @@ fn slot_of(label: &str) -> Option<Slot> {
 /// A target, as one host holds it.
 #[derive(Debug)]
 pub(super) struct ModelTarget {
-    world: Arc<World>,
+    line: Line,
     capabilities: TargetCapabilities,
     dies: bool,
     bell: Arc<Notify>,
 }
 
 impl ModelTarget {
-    pub(super) fn new(world: Arc<World>, total: Resources, dies: bool) -> Self {
+    pub(super) fn new(line: Line, total: Resources, dies: bool) -> Self {
         let mut capabilities = TargetCapabilities::new(Staging::Uris);
         capabilities.total = total;
         capabilities.survives_host = !dies;
         Self {
-            world,
+            line,
             capabilities,
             dies,
             bell: Arc::default(),
@@ -268,8 +277,8 @@ impl ModelTarget {
 
     /// A call: a point, and perhaps no answer.
     async fn call<T>(&self, work: impl FnOnce(&mut State) -> T + Send) -> Result<T, ComputeError> {
-        self.world.point().await;
-        let mut state = self.world.lock();
+        self.line.point().await;
+        let mut state = self.line.lock();
         let chance = state.weather.target;
         if state.dice.target.percent(chance) {
             state.count("failed calls of a target");
@@ -301,7 +310,7 @@ impl ModelTarget {
             Submitted::Attached(handle)
         } else {
             match state.check_submit(key, spec) {
-                Ok(token) => state.start_job(key, spec, token, self.dies),
+                Ok(token) => state.start_job(key, spec, token, (self.dies, self.line.host())),
                 Err(broken) => state.violate(broken),
             }
             Submitted::Created(handle)
@@ -362,14 +371,14 @@ impl ComputeTarget for ModelTarget {
     }
 
     async fn submit(&self, key: &SubmitKey, spec: &JobSpec) -> Result<Submitted, ComputeError> {
-        self.world.point().await;
+        self.line.point().await;
         let answer = {
-            let mut state = self.world.lock();
+            let mut state = self.line.lock();
             state.advance_jobs();
             self.submit_now(&mut state, key, spec)
         };
         self.bell.notify_one();
-        self.world.point().await;
+        self.line.point().await;
         answer
     }
 
@@ -380,6 +389,8 @@ impl ComputeTarget for ModelTarget {
                 None => Found::Never,
                 Some(job) if now < job.hidden_until => Found::Unknown,
                 Some(job) if job.vanished && job.ended.is_some() => Found::Gone,
+                // A process of another host, which this one can't see.
+                Some(job) if job.dies && job.host != self.line.host() => Found::Unknown,
                 Some(_) => Found::One(JobHandle::new(key.clone(), key.native_name())),
             };
             state.note(format_args!("  {} is looked for: {found:?}", key.step));
@@ -410,16 +421,16 @@ impl ComputeTarget for ModelTarget {
     }
 
     fn watch(&self) -> BoxStream<'static, Observation> {
-        let (listener, dies) = ((Arc::clone(&self.world), Arc::clone(&self.bell)), self.dies);
-        stream::unfold(listener, move |(world, bell)| async move {
+        let (listener, dies) = ((self.line.clone(), Arc::clone(&self.bell)), self.dies);
+        stream::unfold(listener, move |(line, bell)| async move {
             loop {
-                let hint = next_hint(&mut world.lock(), dies);
+                let hint = next_hint(&mut line.lock(), dies);
                 let next = match hint {
-                    Ok(Some(seen)) => return Some((seen, (world, bell))),
+                    Ok(Some(seen)) => return Some((seen, (line, bell))),
                     Ok(None) => continue,
                     Err(next) => next,
                 };
-                let clock: Arc<dyn Clock> = world.clock()?;
+                let clock = line.lock().ground();
                 let rest = async {
                     match next {
                         Some(at) => clock.sleep_until(at).await,

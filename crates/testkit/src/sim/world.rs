@@ -5,7 +5,7 @@
 //! has an effect, so it makes no difference how far the engine's own code still gets: dying at each
 //! point is dying at every await that anybody could tell apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,7 @@ use windlass_core::{
     CancelSignal, CancelTrigger, Clock, FencingToken, RunId, RunKey, RunState, Slot, Timestamp,
 };
 
+use super::clock::PausedClock;
 use super::dice::Dice;
 use super::objects::Objects;
 use super::rows::Law;
@@ -22,13 +23,15 @@ use super::target::Jobs;
 use super::trace::Trace;
 use super::weather::Weather;
 
+/// The number of a host, new with each start.
+pub(super) type HostNo = u64;
+
 /// How often something happened in a history, by name; proof that a search has looked everywhere.
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// The dice of each actor.
 #[derive(Debug)]
 pub(super) struct AllDice {
-    pub(super) power: Dice,
     pub(super) store: Dice,
     pub(super) notifier: Dice,
     pub(super) target: Dice,
@@ -54,6 +57,11 @@ impl Power {
             cut,
         }
     }
+
+    fn off(&mut self) {
+        self.off = true;
+        self.trigger.cancel();
+    }
 }
 
 #[derive(Debug)]
@@ -65,13 +73,16 @@ pub(super) struct State {
     pub(super) law: Law,
     pub(super) counts: Counts,
     pub(super) weather: Weather,
-    power: Power,
+    powers: BTreeMap<HostNo, Power>,
+    /// Hosts that were shut down.
+    pub(super) drained: BTreeSet<HostNo>,
+    /// Deaths that are still to come.
+    pub(super) deaths: u64,
+    over: CancelTrigger,
     violation: Option<String>,
-    clock: Option<Arc<dyn Clock>>,
-    /// What the clock showed last.
-    now: Timestamp,
+    ground: PausedClock,
     /// Code that runs in the host's process.
-    pub(super) bodies: BTreeMap<(RunId, Slot), FencingToken>,
+    pub(super) bodies: BTreeMap<(RunId, Slot), (FencingToken, HostNo)>,
     /// Jobs of all targets, and what lies in the storage.
     pub(super) jobs: Jobs,
     pub(super) objects: Objects,
@@ -88,8 +99,13 @@ impl State {
         *self.counts.entry(what).or_default() += 1;
     }
 
+    /// Returns the clock that is right.
+    pub(super) const fn ground(&self) -> PausedClock {
+        self.ground
+    }
+
     pub(super) fn now(&self) -> Timestamp {
-        self.clock.as_ref().map_or(self.now, |c| c.now())
+        self.ground.now()
     }
 
     pub(super) fn note(&mut self, what: fmt::Arguments<'_>) {
@@ -114,12 +130,36 @@ impl State {
     }
 
     fn cut(&mut self) {
-        self.power.off = true;
-        self.power.trigger.cancel();
+        self.over.cancel();
+        for power in self.powers.values_mut() {
+            power.off();
+        }
     }
 
-    pub(super) const fn is_off(&self) -> bool {
-        self.power.off
+    /// Returns whether a host is dead, or was never there.
+    pub(super) fn is_dead(&self, host: HostNo) -> bool {
+        self.powers.get(&host).is_none_or(|power| power.off)
+    }
+
+    /// Lets a host pass a point; false if it is dead, or dies there.
+    pub(super) fn pass_point(&mut self, host: HostNo) -> bool {
+        let Some(power) = self.powers.get_mut(&host).filter(|p| !p.off) else {
+            return false;
+        };
+        match &mut power.left {
+            Some(0) => {
+                power.off();
+                self.deaths = self.deaths.saturating_sub(1);
+                self.note(format_args!("host {host} dies"));
+                self.count("crashes");
+                false
+            }
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
     }
 
     /// Notes what a commit says, for people and for the counts.
@@ -148,28 +188,37 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, weather: Weather, law: Law, start: Timestamp) -> Arc<Self> {
+    /// Returns a world, and a signal that comes when something doesn't hold; within a runtime, whose
+    /// time it takes.
+    pub(super) fn new(
+        seed: u64,
+        weather: Weather,
+        law: Law,
+        shared: bool,
+    ) -> (Arc<Self>, CancelSignal) {
         let dice = AllDice {
-            power: Dice::named(seed, "power"),
             store: Dice::named(seed, "store"),
             notifier: Dice::named(seed, "notifier"),
             target: Dice::named(seed, "target"),
             host: Dice::named(seed, "host"),
         };
-        Arc::new(Self {
+        let (over, is_over) = CancelSignal::new();
+        let world = Arc::new(Self {
             seed,
             state: Mutex::new(State {
                 seed,
                 trace: Trace::new(),
-                books: Books::default(),
+                books: Books::new(shared),
                 dice,
                 law,
                 counts: Counts::new(),
                 weather,
-                power: Power::new(None),
+                powers: BTreeMap::new(),
+                drained: BTreeSet::new(),
+                deaths: weather.crashes,
+                over,
                 violation: None,
-                clock: None,
-                now: start,
+                ground: PausedClock::new(),
                 bodies: BTreeMap::new(),
                 jobs: Jobs::new(),
                 objects: Objects::new(),
@@ -177,7 +226,8 @@ impl World {
                 ends: BTreeMap::new(),
                 arrived: BTreeMap::new(),
             }),
-        })
+        });
+        (world, is_over)
     }
 
     pub(super) const fn seed(&self) -> u64 {
@@ -190,66 +240,29 @@ impl World {
     }
 
     /// A host starts, and may die after so many points.
-    pub(super) fn boot(&self, clock: Arc<dyn Clock>, points: Option<u64>) {
+    pub(super) fn boot(&self, host: HostNo, points: Option<u64>) {
         let mut state = self.lock();
-        state.power = Power::new(points);
-        state.clock = Some(clock);
-        state.bodies.clear();
-        state.note(format_args!("a host starts"));
+        state.powers.insert(host, Power::new(points));
+        state.note(format_args!("host {host} starts"));
     }
 
-    /// The host is gone, and its clock with it.
-    pub(super) fn halt(&self) {
+    /// A host is gone, and what ran in its process with it.
+    pub(super) fn halt(&self, host: HostNo) {
         let mut state = self.lock();
-        if let Some(clock) = state.clock.take() {
-            state.now = clock.now();
+        if let Some(power) = state.powers.get_mut(&host) {
+            power.off();
         }
-        state.cut();
+        state.bodies.retain(|_, (_, of)| *of != host);
+        state.lose_jobs_of_host(host);
+        state.close_store_of(host);
     }
 
-    /// Lets time pass while no host runs; the clock of the next one may be wrong by that.
-    pub(super) fn pass(&self, micros: i64) {
-        let mut state = self.lock();
-        state.now = Timestamp::from_micros(state.now.as_micros() + micros);
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        self.lock().now()
-    }
-
-    pub(super) fn clock(&self) -> Option<Arc<dyn Clock>> {
-        self.lock().clock.clone()
-    }
-
-    /// A place at which the host may die: what comes behind it doesn't happen then.
-    pub(super) async fn point(&self) {
-        let dead = {
-            let mut state = self.lock();
-            let off = state.power.off;
-            match &mut state.power.left {
-                _ if off => true,
-                Some(0) => {
-                    state.note(format_args!("the host dies"));
-                    state.count("crashes");
-                    state.cut();
-                    true
-                }
-                Some(left) => {
-                    *left -= 1;
-                    false
-                }
-                None => false,
-            }
-        };
-        if dead {
-            std::future::pending::<()>().await;
+    /// Waits until a host dies.
+    pub(super) async fn dead(&self, host: HostNo) {
+        let cut = self.lock().powers.get(&host).map(|p| p.cut.clone());
+        if let Some(cut) = cut {
+            cut.cancelled().await;
         }
-    }
-
-    /// Waits until the host dies.
-    pub(super) async fn dead(&self) {
-        let cut = self.lock().power.cut.clone();
-        cut.cancelled().await;
     }
 
     /// Nothing fails any more.
@@ -257,7 +270,10 @@ impl World {
         let mut state = self.lock();
         state.note(format_args!("the weather clears up"));
         state.weather = state.weather.calm();
-        state.power.left = None;
+        state.deaths = 0;
+        for power in state.powers.values_mut() {
+            power.left = None;
+        }
     }
 
     pub(super) fn violation(&self) -> Option<String> {
