@@ -62,8 +62,9 @@ pub(crate) async fn run(
         let answer = tokio::select! {
             biased;
             () = core.closing.cancelled() => break,
-            answer = sharing.renew(give) => Some(answer),
+            // First: a store that says no at once must not keep it from being noticed.
             () = &mut lapse => None,
+            answer = sharing.renew(give) => Some(answer),
         };
         match answer {
             Some(Ok(lease)) => {
@@ -86,9 +87,8 @@ pub(crate) async fn run(
                 tracing::warn!(error = %error_chain(&error), "the lease can't be renewed");
             }
             None => {
-                tracing::error!("the lease lapses: this host lets go of all its runs");
                 (give, lapse) = (ShardSet::NONE, Box::pin(std::future::pending()));
-                if driver.send(Said::Lapsed).await.is_err() {
+                if !lapsed(&driver).await {
                     break;
                 }
             }
@@ -98,6 +98,12 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = core.closing.cancelled() => break,
+            () = &mut lapse => {
+                (give, lapse) = (ShardSet::NONE, Box::pin(std::future::pending()));
+                if !lapsed(&driver).await {
+                    break;
+                }
+            }
             () = &mut rest => {}
             () = async { early.as_mut().await; sharing.woken().await } => {
                 core.woken.notify_one();
@@ -108,6 +114,12 @@ pub(crate) async fn run(
     if let Some(fetching) = fetching {
         fetching.abort();
     }
+}
+
+/// Lets go of everything; returns false if the driver is gone.
+async fn lapsed(driver: &mpsc::Sender<Said>) -> bool {
+    tracing::error!("the lease lapses: this host lets go of all its runs");
+    driver.send(Said::Lapsed).await.is_ok()
 }
 
 fn after(core: &Core, period: Duration) -> Sleep {
