@@ -170,7 +170,7 @@ impl Driver {
                 self.apply(taken.run, taken.input);
             }
         }
-        self.release_again(lost.released);
+        self.release_again(lost.released, &stored);
         for (run, key, reply) in lost.started {
             let answer = match ended.remove(&run) {
                 Some(started) => Ok(started),
@@ -240,8 +240,9 @@ impl Driver {
         }
     }
 
-    /// Lets targets forget jobs whose end is in; keeps the handles of the others.
-    fn release_again(&mut self, jobs: Vec<(LogicalName, JobHandle)>) {
+    /// Lets targets forget jobs whose end is in; keeps the handles of the others. What became of jobs
+    /// of a run that was let go meanwhile is for its next host to find out.
+    fn release_again(&mut self, jobs: Vec<(LogicalName, JobHandle)>, stored: &HashMap<RunId, u64>) {
         for (target, handle) in jobs {
             let open = self.runs.get_mut(&handle.key.run).and_then(|active| {
                 let state = &active.state;
@@ -252,7 +253,10 @@ impl Driver {
             });
             match open {
                 Some(attempt) => drop(attempt.handle.get_or_insert(handle)),
-                None => self.gate.released.push((target, handle)),
+                None if stored.contains_key(&handle.key.run) => {
+                    self.gate.released.push((target, handle));
+                }
+                None => {}
             }
         }
     }
