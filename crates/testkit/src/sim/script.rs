@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use windlass_core::run_store::RunStore;
+use windlass_core::run_store::{Resolution, RunStore};
 use windlass_core::{
-    ClockExt, Json, RunId, RunKey, RunState, Signal, SignalId, SignalRecord, StartSignal,
+    ClockExt, Json, RunId, RunKey, RunState, Signal, SignalId, SignalRecord, Slot, StartSignal,
     WaitReason,
 };
 use windlass_engine::{Engine, Error, RunHandle, RunRequest};
@@ -121,6 +121,8 @@ impl Scene {
                 }
                 Err(error) => self.said_no(host, engine, &error).await?,
             }
+            let ground = self.world.lock().ground();
+            ground.sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -198,7 +200,7 @@ impl Scene {
         let ground = self.world.lock().ground();
         let (mut tick, mut still, mut waited) =
             (Duration::from_secs(10), Duration::ZERO, Duration::ZERO);
-        let (mut commits, mut cancels) = (0, 0);
+        let (mut commits, mut cancels, mut resolved) = (0, 0, 0);
         loop {
             ground.sleep(tick).await;
             waited += tick;
@@ -218,7 +220,15 @@ impl Scene {
                 }
             }
             if still >= LONG && !survey.open.is_empty() {
-                self.check_waits(&survey.open).await;
+                still = Duration::ZERO;
+                let unknown = self.check_waits(&survey.open).await;
+                if !unknown.is_empty() && resolved < 5 {
+                    resolved += 1;
+                    for (run, slot) in unknown {
+                        self.resolve(run, slot).await;
+                    }
+                    continue;
+                }
                 // The second cancel is for `finally` steps.
                 cancels += 1;
                 if cancels > 2 {
@@ -228,7 +238,6 @@ impl Scene {
                 for (run, _) in &survey.open {
                     self.tell_owner(*run, Deed::Cancel).await;
                 }
-                still = Duration::ZERO;
             }
             if waited > FOR_EVER {
                 let what = format!("this never ends: {survey:?}");
@@ -258,8 +267,43 @@ impl Scene {
         }
     }
 
-    /// Checks that whoever still waits says for what, and that this is something that may take for ever.
-    async fn check_waits(&self, open: &[(RunId, RunState)]) {
+    /// Says how an attempt ended of which nobody knows: to the engine, or by a signal.
+    async fn resolve(&self, run: RunId, slot: Slot) {
+        let Some((host, engine)) = self.host_of(run).await else {
+            return;
+        };
+        let (resolution, signals) = {
+            let dice = &mut self.world.lock().dice.host;
+            let resolution = match dice.between(0, 2) {
+                0 => Resolution::Succeeded,
+                1 => Resolution::Failed,
+                _ => Resolution::Retry,
+            };
+            (resolution, dice.percent(30))
+        };
+        self.note(format_args!(
+            "somebody says that {slot:?} of {} {resolution:?}",
+            run.short()
+        ));
+        if signals {
+            let signal = Signal::Resolve {
+                run,
+                slot,
+                resolution,
+            };
+            self.signal(host, signal).await.ok();
+            return;
+        }
+        let told = async { engine.run(run).await?.resolve(slot, resolution).await };
+        if let Ok(Err(error)) = self.ask(host, told).await {
+            self.closed(host, &error);
+        }
+    }
+
+    /// Checks that whoever still waits says for what, and that this is something that may take for
+    /// ever; returns what waits for a person.
+    async fn check_waits(&self, open: &[(RunId, RunState)]) -> Vec<(RunId, Slot)> {
+        let mut unknown = Vec::new();
         for (id, _) in open {
             let Some((host, engine)) = self.host_of(*id).await else {
                 let what = format!("no host is at work on run {id}");
@@ -270,8 +314,11 @@ impl Scene {
             let Ok(Ok(explained)) = self.ask(host, asked).await else {
                 continue;
             };
+            let held = explained.iter();
+            let held = held.filter(|e| e.reason == WaitReason::Resolution);
+            unknown.extend(held.map(|e| (*id, e.slot)));
             let mut state = self.world.lock();
-            state.count("runs held for a person");
+            state.count("runs that wait for something");
             state.note(format_args!("{} waits for {explained:?}", id.short()));
             // One that runs until it is stopped may hold what others wait for.
             let endless = open.iter().any(|(run, _)| state.has_endless_job(*run));
@@ -288,5 +335,6 @@ impl Scene {
                 state.violate(format!("run {id} goes on no more and says: {explained:?}"));
             }
         }
+        unknown
     }
 }

@@ -192,7 +192,10 @@ impl ModelStore {
         }
     }
 
-    fn draw_fault(state: &mut State) -> Option<Fault> {
+    fn draw_fault(&self, state: &mut State) -> Option<Fault> {
+        if state.is_island(self.line.host()) {
+            return Some(Fault::Out);
+        }
         let chance = state.weather.commit;
         if !state.dice.store.percent(chance) {
             return None;
@@ -212,6 +215,9 @@ impl ModelStore {
     ) -> Result<T, StoreError> {
         self.line.point().await;
         let mut state = self.line.lock();
+        if state.is_island(self.line.host()) {
+            return Err(StoreError::unavailable("the store is out of reach"));
+        }
         let chance = state.weather.read;
         if state.dice.store.percent(chance) {
             state.count("failed reads");
@@ -277,7 +283,7 @@ impl RunStore for ModelStore {
             return Ok(());
         }
         let chance = state.weather.reopen;
-        if state.dice.store.percent(chance) {
+        if state.is_island(host) || state.dice.store.percent(chance) {
             state.note(format_args!("the store can't be opened"));
             return Err(StoreError::unavailable("the store can't be opened"));
         }
@@ -448,7 +454,7 @@ impl ModelStore {
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
         let host = self.line.host();
-        let Some(fault) = Self::draw_fault(state) else {
+        let Some(fault) = self.draw_fault(state) else {
             return Ok(state.apply(host, batch, durability));
         };
         state.count("failed commits");

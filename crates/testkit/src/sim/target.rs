@@ -150,7 +150,8 @@ impl State {
             }
             let row = of.and_then(|r| r.attempts.get(&(slot, other.attempt.get())));
             let unknown = row.is_some_and(|r| matches!(r.end, Some(AttemptEnd::Unknown(_))));
-            if !(again && unknown) {
+            let allowed = again || of.is_some_and(|r| r.resolved.contains(&slot));
+            if !(allowed && unknown) {
                 return Err(format!("job {key} starts while {other} runs: {row:?}"));
             }
         }

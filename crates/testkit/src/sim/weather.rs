@@ -16,6 +16,8 @@ pub(super) struct Weather {
     pub(super) commit: u64,
     /// Reads that fail.
     pub(super) read: u64,
+    /// Hosts that are cut off from a shared store for a while.
+    pub(super) island: u64,
     /// Commits that take their time.
     pub(super) slow: u64,
     /// Times that a failed store can't be opened again.
@@ -41,6 +43,7 @@ impl Weather {
             life: some(100, 3, 80).max(3),
             commit: some(25, 1, 8),
             read: some(15, 1, 10),
+            island: some(40, 10, 80),
             slow: some(40, 5, 60),
             reopen: some(50, 10, 60),
             delivery: some(50, 5, 60),
@@ -56,6 +59,7 @@ impl Weather {
             crashes: 0,
             commit: 0,
             read: 0,
+            island: 0,
             slow: 0,
             reopen: 0,
             delivery: 0,

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use windlass_core::run_store::EventKind;
 use windlass_core::{
@@ -25,6 +26,9 @@ use super::weather::Weather;
 
 /// The number of a host, new with each start.
 pub(super) type HostNo = u64;
+
+/// Lines of a trace after which a history goes round in circles.
+const MOST_LINES: u64 = 200_000;
 
 /// How often something happened in a history, by name; proof that a search has looked everywhere.
 pub type Counts = BTreeMap<&'static str, u64>;
@@ -74,6 +78,8 @@ pub(super) struct State {
     pub(super) counts: Counts,
     pub(super) weather: Weather,
     powers: BTreeMap<HostNo, Power>,
+    /// Hosts that can't reach their store, and until when.
+    pub(super) islands: BTreeMap<HostNo, (Timestamp, Timestamp)>,
     /// Hosts that were shut down.
     pub(super) drained: BTreeSet<HostNo>,
     /// Deaths that are still to come.
@@ -109,6 +115,11 @@ impl State {
     }
 
     pub(super) fn note(&mut self, what: fmt::Arguments<'_>) {
+        if self.trace.lines() == MOST_LINES {
+            self.trace.note("and so on".to_owned());
+            self.violate("so much happens that it seems to go round in circles");
+            return;
+        }
         let now = self.now();
         self.trace
             .note(format!("{:>14} {what}", now.as_micros() % 100_000_000_000));
@@ -141,6 +152,13 @@ impl State {
         self.powers.get(&host).is_none_or(|power| power.off)
     }
 
+    /// Returns whether a host can't reach its store now.
+    pub(super) fn is_island(&self, host: HostNo) -> bool {
+        let now = self.now();
+        let away = self.islands.get(&host);
+        away.is_some_and(|(from, until)| *from <= now && now < *until)
+    }
+
     /// Lets a host pass a point; false if it is dead, or dies there.
     pub(super) fn pass_point(&mut self, host: HostNo) -> bool {
         let Some(power) = self.powers.get_mut(&host).filter(|p| !p.off) else {
@@ -170,6 +188,7 @@ impl State {
             EventKind::RetryScheduled { .. } => "retries",
             EventKind::LateResult { .. } => "late results",
             EventKind::StepUnknown { .. } => "unknown ends",
+            EventKind::StepResolved { .. } => "resolved ends",
             EventKind::StepReused { .. } => "reused ends",
             EventKind::CancelRequested { .. } => "cancels",
             EventKind::RunPaused => "pauses",
@@ -214,6 +233,7 @@ impl World {
                 counts: Counts::new(),
                 weather,
                 powers: BTreeMap::new(),
+                islands: BTreeMap::new(),
                 drained: BTreeSet::new(),
                 deaths: weather.crashes,
                 over,
@@ -243,6 +263,14 @@ impl World {
     pub(super) fn boot(&self, host: HostNo, points: Option<u64>) {
         let mut state = self.lock();
         state.powers.insert(host, Power::new(points));
+        let chance = state.weather.island;
+        if state.books.leases.is_some() && state.dice.host.percent(chance) {
+            let from = Duration::from_secs(state.dice.host.between(0, 90));
+            let period = Duration::from_secs(state.dice.host.between(10, 200));
+            let from = state.now().after(from);
+            state.count("hosts cut off");
+            state.islands.insert(host, (from, from.after(period)));
+        }
         state.note(format_args!("host {host} starts"));
     }
 
@@ -271,6 +299,7 @@ impl World {
         state.note(format_args!("the weather clears up"));
         state.weather = state.weather.calm();
         state.deaths = 0;
+        state.islands.clear();
         for power in state.powers.values_mut() {
             power.left = None;
         }
