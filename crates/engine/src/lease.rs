@@ -88,7 +88,7 @@ pub(crate) async fn run(
             }
             None => {
                 (give, lapse) = (ShardSet::NONE, Box::pin(std::future::pending()));
-                if !lapsed(&driver).await {
+                if !lapsed(&core, &driver, ttl).await {
                     break;
                 }
             }
@@ -100,7 +100,7 @@ pub(crate) async fn run(
             () = core.closing.cancelled() => break,
             () = &mut lapse => {
                 (give, lapse) = (ShardSet::NONE, Box::pin(std::future::pending()));
-                if !lapsed(&driver).await {
+                if !lapsed(&core, &driver, ttl).await {
                     break;
                 }
             }
@@ -116,10 +116,18 @@ pub(crate) async fn run(
     }
 }
 
-/// Lets go of everything; returns false if the driver is gone.
-async fn lapsed(driver: &mpsc::Sender<Said>) -> bool {
+/// Lets go of everything, and asks for nothing until what ran here had its time to stop: this host
+/// may well be given its runs again. Returns false if the engine closes.
+async fn lapsed(core: &Arc<Core>, driver: &mpsc::Sender<Said>, ttl: Duration) -> bool {
     tracing::error!("the lease lapses: this host lets go of all its runs");
-    driver.send(Said::Lapsed).await.is_ok()
+    if driver.send(Said::Lapsed).await.is_err() {
+        return false;
+    }
+    tokio::select! {
+        biased;
+        () = core.closing.cancelled() => false,
+        () = after(core, ttl / 3) => true,
+    }
 }
 
 fn after(core: &Core, period: Duration) -> Sleep {
