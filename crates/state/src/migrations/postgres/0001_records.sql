@@ -80,6 +80,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_pending ON outbox (next_at, id) WHERE state = 0;
 CREATE INDEX outbox_dead ON outbox (at, id) WHERE state = 2;
+CREATE INDEX outbox_told ON outbox (at, id);
 
 -- What somebody outside an engine asks of it, until it is carried out; `signal` is JSON.
 CREATE TABLE signal (
