@@ -66,7 +66,7 @@ impl RunFields {
             date: run.date.to_string(),
             state: run.state,
             reason: run.reason.clone(),
-            cancel_requested: run.cancel_requested,
+            cancel_requested: run.cancels > 0,
             created_at: run.created_at.to_string(),
             started_at: run.started_at.map(|t| t.to_string()),
             ended_at: run.ended_at.map(|t| t.to_string()),

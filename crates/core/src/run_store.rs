@@ -73,8 +73,8 @@ pub struct RunRecord {
     pub state: RunState,
     /// Why it is in that state, for people.
     pub reason: Option<String>,
-    /// True once somebody asked to cancel it.
-    pub cancel_requested: bool,
+    /// How often somebody asked to cancel it: 0, 1, or 2, which skips `finally` steps, too.
+    pub cancels: u8,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first step started.
@@ -137,7 +137,7 @@ impl RunRecord {
             params,
             state: RunState::Queued,
             reason: None,
-            cancel_requested: false,
+            cancels: 0,
             created_at,
             started_at: None,
             ended_at: None,

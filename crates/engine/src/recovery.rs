@@ -23,8 +23,10 @@ impl RunState {
         state.phase = snapshot.run.state;
         state.next_token = snapshot.run.next_token.get();
         state.paused_at = (state.phase == RunPhase::Paused).then_some(now);
-        if snapshot.run.cancel_requested {
-            state.stopping = Stopping::Cancel;
+        match snapshot.run.cancels {
+            0 => {}
+            1 => state.stopping = Stopping::Cancel,
+            _ => state.stopping = Stopping::Abort,
         }
         let (steps, items): (Vec<_>, Vec<_>) =
             snapshot.steps.iter().partition(|s| s.slot.item.is_none());

@@ -139,7 +139,10 @@ fn a_result_that_can_not_be_read_fails_its_step_and_says_why() {
         ("words", "its result is no JSON"),
         ("half", "its result is no JSON"),
         ("bytes", "its result is no JSON"),
-        ("large", "its result has 10000000 bytes, more than 1048576"),
+        (
+            "large",
+            "its result can't be taken: it has more than 1048576 bytes; write large things as outputs size=`10000000`",
+        ),
         ("deep", "its result is no JSON"),
         ("number", "its result is no JSON"),
     ] {

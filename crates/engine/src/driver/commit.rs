@@ -40,7 +40,9 @@ impl Active {
     fn note(&mut self, kind: &EventKind, now: Timestamp, core: &Core) {
         match kind {
             EventKind::RunStarted => self.record.started_at = Some(now),
-            EventKind::CancelRequested { .. } => self.record.cancel_requested = true,
+            EventKind::CancelRequested { .. } => {
+                self.record.cancels = self.record.cancels.saturating_add(1).min(2);
+            }
             EventKind::RunEnded { reason, .. } => {
                 self.record.ended_at = Some(now);
                 if reason.is_some() {

@@ -138,7 +138,7 @@ table!(STATES: RunRecord, "run_state", Replace, |r| {
     run: "uuid" = *r.id.as_uuid();
     --
     state: "smallint" = i16::from(r.state.code());
-    cancel_requested: "boolean" = r.cancel_requested;
+    cancels: "smallint" = i16::from(r.cancels);
     started_at: "bigint" = micros(r.started_at);
     ended_at: "bigint" = micros(r.ended_at);
     next_token: "bigint" = r.next_token.get().cast_signed();

@@ -110,7 +110,7 @@ impl<'r> Fields<'r> {
 }
 
 const RUN: &str = "id, run_key, pipeline, version, environment, date, params, created_at, \
-    state, cancel_requested, started_at, ended_at, next_token, next_seq, reason, \
+    state, cancels, started_at, ended_at, next_token, next_seq, reason, \
     parent, parent_step, parent_item, pipeline_commit, code_commit, rerun";
 
 fn run_of(fields: &mut Fields<'_>) -> Read<RunRecord> {
@@ -125,7 +125,7 @@ fn run_of(fields: &mut Fields<'_>) -> Read<RunRecord> {
         fields.at()?,
     );
     run.state = fields.code(RunState::from_code)?;
-    run.cancel_requested = fields.take()?;
+    run.cancels = fields.take::<i16>()?.try_into().map_err(wrong)?;
     run.started_at = fields.at_or_null()?;
     run.ended_at = fields.at_or_null()?;
     run.next_token = FencingToken::new(fields.bits()?);

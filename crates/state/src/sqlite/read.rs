@@ -142,7 +142,7 @@ pub(super) fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
     );
     let state = row.get(9)?;
     run.state = RunState::from_code(state).ok_or_else(|| wrong(NoState(state)))?;
-    run.cancel_requested = row.get(10)?;
+    run.cancels = row.get(10)?;
     run.started_at = at(row, 11)?;
     run.ended_at = at(row, 12)?;
     run.next_token = FencingToken::new(row.get::<_, i64>(13)?.cast_unsigned());

@@ -285,7 +285,7 @@ impl<'db> Tables<'db> {
         self.create_state.execute((
             no,
             run.state.code(),
-            run.cancel_requested,
+            run.cancels,
             run.started_at.map(|t| t.as_micros()),
             run.ended_at.map(|t| t.as_micros()),
             bits(run.next_token.get()),
@@ -316,7 +316,7 @@ impl<'db> Tables<'db> {
         }
         let row = (
             no,
-            run.cancel_requested,
+            run.cancels,
             run.started_at.map(|t| t.as_micros()),
             run.ended_at.map(|t| t.as_micros()),
             bits(run.next_token.get()),

@@ -200,7 +200,7 @@ fn succeeded() -> Rows {
 
 fn failed() -> Rows {
     let mut rows = Rows::new(2, RunState::Failed);
-    rows.run.cancel_requested = true;
+    rows.run.cancels = 1;
     rows.event(EventKind::CancelRequested {
         reason: "asked by \"ann\"".to_owned(),
     });

@@ -126,10 +126,10 @@ impl Ruled<'_> {
     /// Checks that an ended run is what the ends of its steps make it.
     pub(super) fn check_outcome(&self) -> Result<(), String> {
         let run = &self.rows.run;
-        if run.cancel_requested != (run.state == RunState::Cancelled) {
+        if (run.cancels > 0) != (run.state == RunState::Cancelled) {
             return Err(format!(
                 "run {} is {}, and asked to cancel: {}",
-                run.id, run.state, run.cancel_requested
+                run.id, run.state, run.cancels
             ));
         }
         let failed = self.spec.all_steps().zip(0..).filter(|(_, step)| {
@@ -175,21 +175,20 @@ impl Ruled<'_> {
     /// Checks that nothing starts in a run that is paused or was asked to stop, and that every event
     /// that says so comes in order.
     pub(super) fn check_order(&self) -> Result<(), String> {
-        let (mut paused, mut cancelled) = (false, false);
+        let (mut paused, mut cancels) = (false, 0);
         for event in &self.rows.events {
             match &event.kind {
                 EventKind::RunPaused => paused = true,
                 EventKind::RunResumed => paused = false,
                 EventKind::CancelRequested { .. } => {
-                    (cancelled, paused) = (true, false);
+                    (cancels, paused) = (cancels + 1, false);
                 }
                 EventKind::AttemptLaunched { slot, .. } => {
                     if paused {
                         return Err(format!("{slot:?} is launched in a paused run"));
                     }
-                    // A second cancel is for `finally` steps, but no row has it: a host that starts
-                    // after it knows of one only, and may launch them.
-                    if cancelled && !self.is_finally(slot.step) {
+                    let stops = if self.is_finally(slot.step) { 2 } else { 1 };
+                    if cancels >= stops {
                         return Err(format!("{slot:?} is launched after a cancel"));
                     }
                 }

@@ -91,7 +91,7 @@ proptest! {
         let w = &player.world;
         check_rest(w);
         if w.run.phase.is_final() {
-            let cancelled = w.record.cancel_requested;
+            let cancelled = w.record.cancels > 0;
             prop_assert_eq!(w.run.phase == Phase::Cancelled, cancelled);
             let main = &w.run.nodes[..plan.main];
             let stopped = main.iter().any(|n| n.state == StepState::Cancelled);

@@ -187,3 +187,12 @@ fn nothing_starts_between_a_restart_and_a_deadline_that_passed_before() {
         .expect_end(Phase::Failed);
     assert_eq!(w.launches.len(), 2);
 }
+
+#[test]
+fn a_second_cancel_is_remembered_through_a_restart() {
+    let mut w = World::start("a; finally f tries=3");
+    w.cancel().stopped("a").expect("a cancelled, f running");
+    w.cancel();
+    w.restart(|_| Fate::Unknown);
+    w.expect("f cancelled").expect_end(Phase::Cancelled);
+}

@@ -265,7 +265,9 @@ impl World {
         let now = self.now;
         match event {
             EventKind::RunStarted => self.record.started_at = Some(now),
-            EventKind::CancelRequested { .. } => self.record.cancel_requested = true,
+            EventKind::CancelRequested { .. } => {
+                self.record.cancels = self.record.cancels.saturating_add(1).min(2);
+            }
             EventKind::RunEnded { reason, .. } => {
                 self.record.ended_at = Some(now);
                 self.record.reason.clone_from(reason);

@@ -30,7 +30,7 @@ CREATE INDEX run_by_pipeline ON run (pipeline, id);
 CREATE TABLE run_state (
     run uuid PRIMARY KEY,
     state smallint NOT NULL,
-    cancel_requested boolean NOT NULL,
+    cancels smallint NOT NULL,
     started_at bigint, ended_at bigint,
     next_token bigint NOT NULL, next_seq bigint NOT NULL,
     reason text

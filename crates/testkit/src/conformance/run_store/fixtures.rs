@@ -65,7 +65,7 @@ pub(super) fn full_run(n: u32) -> RunRecord {
     run.params = json(r#"{"region":"emea","horizon":30}"#);
     run.state = RunState::Failed;
     run.reason = Some("train ran out of memory".to_owned());
-    run.cancel_requested = true;
+    run.cancels = 2;
     run.started_at = Some(at(11));
     run.ended_at = Some(at(12));
     run.parent = Some((run_id(n + 1), Slot::item(3, 4)));
