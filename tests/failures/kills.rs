@@ -178,16 +178,12 @@ impl Random {
 async fn settle(place: &Place) {
     let store = place.reader().await;
     let clock = SystemClock::new();
-    let known = |runs: &[windlass::RunRecord]| {
-        let keys: BTreeSet<String> = runs.iter().map(|r| r.key.to_string()).collect();
-        (0..RUNS).all(|n| keys.contains(&place.key(n)))
-    };
+    let keys: BTreeSet<String> = (0..RUNS).map(|n| place.key(n)).collect();
     let runs = loop {
-        let runs = store
-            .runs(&RunQuery::default().limit(10_000))
-            .await
-            .unwrap();
-        if known(&runs) && runs.iter().all(|r| r.state.is_final()) {
+        let all = RunQuery::default().limit(u32::MAX);
+        let mut runs = store.runs(&all).await.unwrap();
+        runs.retain(|r| keys.contains(r.key.as_str()));
+        if runs.len() == keys.len() && runs.iter().all(|r| r.state.is_final()) {
             break runs;
         }
         clock.sleep(Duration::from_millis(50)).await;
