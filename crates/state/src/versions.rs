@@ -29,6 +29,7 @@ impl Versions {
     }
 
     /// Forgets all, after which each is read anew.
+    #[cfg(feature = "sqlite")]
     pub(super) fn clear(&self) {
         self.kept().clear();
     }
