@@ -142,7 +142,7 @@ const FINISHED: &str = "
     INSERT INTO run (id, run_key, pipeline, environment, version, date, created_at, params)
         SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
             'old-' || n, 'p' || n % 50, 'dev', decode(repeat('00', 32), 'hex'), '2026-01-01', n, '{}' FROM generate_series(1, $N::bigint) AS n;
-    INSERT INTO run_state SELECT id, 3, false, created_at, created_at, 11, 33, NULL FROM run;
+    INSERT INTO run_state SELECT id, 3, 0, created_at, created_at, 11, 33, NULL FROM run;
     INSERT INTO step SELECT id, s, -1, 6, 1, 1, 0, 0, 1, NULL, 2 FROM run, generate_series(0, 2) AS s;
     INSERT INTO event SELECT id, 33, '[]' FROM run;";
 

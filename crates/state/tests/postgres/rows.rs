@@ -71,7 +71,7 @@ const FINISHED: &str = "
     INSERT INTO run (id, run_key, pipeline, environment, version, date, created_at)
         SELECT lpad(to_hex(n), 32, '0')::uuid, 'old-' || n, 'churn', 'dev',
             decode(repeat('00', 32), 'hex'), '2026-01-01', n FROM generate_series(1, 20000) AS n;
-    INSERT INTO run_state SELECT lpad(to_hex(n), 32, '0')::uuid, 3, false, 1, 2, 11, 33, NULL
+    INSERT INTO run_state SELECT lpad(to_hex(n), 32, '0')::uuid, 3, 0, 1, 2, 11, 33, NULL
         FROM generate_series(1, 20000) AS n;";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
