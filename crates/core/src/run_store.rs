@@ -15,7 +15,7 @@ use crate::ids::{
     AttemptNo, FencingToken, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
 };
 use crate::resources::Resources;
-use crate::sharing::Sharing;
+use crate::sharing::{Shard, ShardSet, Sharing};
 use crate::signal::{SignalId, SignalRecord};
 use crate::spec::PipelineSpec;
 use crate::status::{Failure, RunState, SkipReason, StepState};
@@ -572,6 +572,26 @@ impl Transition {
     #[must_use]
     pub const fn new(changes: Vec<Change>) -> Self {
         Self { changes }
+    }
+
+    /// Returns the shards that a host must hold to commit it, on a store that hosts share.
+    ///
+    /// Adding an outbox entry asks for none by itself: it comes with the run that it tells of.
+    #[must_use]
+    pub fn shards(&self) -> ShardSet {
+        let shard = |change: &Change| match change {
+            Change::CreateRun(run) | Change::PutRun(run) => Some(Shard::of(run.id)),
+            Change::PutStep(step) => Some(Shard::of(step.run)),
+            Change::PutAttempt(attempt) => Some(Shard::of(attempt.run)),
+            Change::AppendEvent(event) => Some(Shard::of(event.run)),
+            Change::DeleteRun(run) => Some(Shard::of(*run)),
+            Change::PutOutbox(entry) => Some(Shard::of_text(&entry.id)),
+            Change::PutVersion(_)
+            | Change::AddOutbox(_)
+            | Change::AddSignal(_)
+            | Change::TakeSignal(_) => None,
+        };
+        self.changes.iter().filter_map(shard).collect()
     }
 }
 

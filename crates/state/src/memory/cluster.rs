@@ -147,20 +147,6 @@ impl fmt::Debug for MemoryHost {
     }
 }
 
-/// Returns the shards that a transition writes to.
-fn shards_of(transition: &Transition) -> ShardSet {
-    let shard = |change: &Change| match change {
-        Change::CreateRun(run) | Change::PutRun(run) => Some(Shard::of(run.id)),
-        Change::PutStep(step) => Some(Shard::of(step.run)),
-        Change::PutAttempt(attempt) => Some(Shard::of(attempt.run)),
-        Change::AppendEvent(event) => Some(Shard::of(event.run)),
-        Change::DeleteRun(run) => Some(Shard::of(*run)),
-        Change::PutOutbox(entry) => Some(Shard::of_text(&entry.id)),
-        _ => None,
-    };
-    transition.changes.iter().filter_map(shard).collect()
-}
-
 impl MemoryHost {
     fn epochs(&self) -> MutexGuard<'_, BTreeMap<Shard, u64>> {
         self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,7 +168,7 @@ impl MemoryHost {
         let held = self.held(&tenures);
         let fenced: Vec<bool> = batch
             .iter()
-            .map(|t| !shards_of(t).without(held).is_empty())
+            .map(|t| !t.shards().without(held).is_empty())
             .collect();
         let allowed = batch
             .into_iter()

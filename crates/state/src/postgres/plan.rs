@@ -12,9 +12,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, RunRecord, StepRecord, StoreError,
     Transition, Verdict, VersionRecord,
 };
-use windlass_core::{
-    Digest, RunId, RunKey, RunState, Shard, ShardSet, SignalId, SignalRecord, Slot,
-};
+use windlass_core::{Digest, RunId, RunKey, RunState, ShardSet, SignalId, SignalRecord, Slot};
 
 use super::columns::outbox_code;
 
@@ -145,7 +143,7 @@ impl<'g> Plan<'g> {
 
     /// Adds a transition, and returns its verdict. After an error the plan is of no use.
     pub(super) fn apply(&mut self, transition: &'g Transition) -> Result<Verdict, StoreError> {
-        let shards: ShardSet = transition.changes.iter().filter_map(shard_of).collect();
+        let shards = transition.shards();
         if !shards.without(self.held).is_empty() {
             return Ok(Verdict::Fenced);
         }
@@ -358,19 +356,6 @@ impl<'g> Plan<'g> {
         }
         self.deleted.insert(id);
         Ok(())
-    }
-}
-
-/// Returns the shard that a host must hold for the change.
-fn shard_of(change: &Change) -> Option<Shard> {
-    match change {
-        Change::CreateRun(run) | Change::PutRun(run) => Some(Shard::of(run.id)),
-        Change::PutStep(step) => Some(Shard::of(step.run)),
-        Change::PutAttempt(attempt) => Some(Shard::of(attempt.run)),
-        Change::AppendEvent(event) => Some(Shard::of(event.run)),
-        Change::DeleteRun(run) => Some(Shard::of(*run)),
-        Change::PutOutbox(entry) => Some(Shard::of_text(&entry.id)),
-        _ => None,
     }
 }
 

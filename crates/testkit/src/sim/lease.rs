@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use windlass_core::run_store::{Change, StoreError, Transition};
+use windlass_core::run_store::{StoreError, Transition};
 use windlass_core::{HostRecord, Lease, Shard, ShardSet, Sharing, Timestamp};
 
 use super::store::ModelStore;
@@ -107,27 +107,13 @@ impl Leases {
     }
 }
 
-/// Returns the shards that a transition writes to.
-fn shards_of(transition: &Transition) -> ShardSet {
-    let shard = |change: &Change| match change {
-        Change::CreateRun(run) | Change::PutRun(run) => Some(Shard::of(run.id)),
-        Change::PutStep(step) => Some(Shard::of(step.run)),
-        Change::PutAttempt(attempt) => Some(Shard::of(attempt.run)),
-        Change::AppendEvent(event) => Some(Shard::of(event.run)),
-        Change::DeleteRun(run) => Some(Shard::of(*run)),
-        Change::PutOutbox(entry) => Some(Shard::of_text(&entry.id)),
-        _ => None,
-    };
-    transition.changes.iter().filter_map(shard).collect()
-}
-
 impl State {
     /// Returns whether a transition is of a shard that its host doesn't hold any more.
     pub(super) fn is_fenced(&self, host: HostNo, transition: &Transition) -> bool {
         let Some(leases) = &self.books.leases else {
             return false;
         };
-        !shards_of(transition).without(leases.held(host)).is_empty()
+        !transition.shards().without(leases.held(host)).is_empty()
     }
 
     /// Returns the shards of a host; all where it shares them with nobody.
