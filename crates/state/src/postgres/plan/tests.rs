@@ -1,4 +1,4 @@
-use windlass_core::{AttemptNo, Json, LogicalName, Signal, StepState, Timestamp};
+use windlass_core::{AttemptNo, Json, LogicalName, Shard, Signal, StepState, Timestamp};
 
 use super::*;
 
