@@ -136,7 +136,11 @@ fn builder(project: &Project, store: Arc<dyn RunStore>) -> EngineBuilder {
         .with_settings(settings)
         .with_expressions(Arc::new(Jinja::new()));
     let quotas = environment.quotas.iter().cloned();
-    quotas.fold(builder, EngineBuilder::with_quota)
+    let builder = quotas.fold(builder, EngineBuilder::with_quota);
+    let weights = environment.weights.iter();
+    weights.fold(builder, |builder, (owner, weight)| {
+        builder.with_weight(owner.clone(), *weight)
+    })
 }
 
 /// Opens the storages of an environment alone, for readers.

@@ -298,6 +298,13 @@ pub enum WaitReason {
         /// Who holds it, as `pipeline/step`, at most ten, the largest first.
         holders: Vec<String>,
     },
+    /// There is room, and it is kept for another one that has waited for longer.
+    Turn {
+        /// In which pool.
+        pool: LogicalName,
+        /// For whom, as `pipeline/step`.
+        ahead: String,
+    },
     /// Its `max_parallel` items are running.
     Parallelism {
         /// The limit.
@@ -361,6 +368,10 @@ impl fmt::Display for WaitReason {
                 format_amount(resource, *asked),
                 format_amount(resource, *used),
                 format_amount(resource, *limit)
+            ),
+            Self::Turn { pool, ahead } => write!(
+                f,
+                "waits its turn in pool {pool}: room is kept for {ahead}, which has waited for longer"
             ),
             Self::Parallelism { limit } => write!(f, "waits: {limit} items run already"),
             Self::Backoff { until } => write!(f, "waits for its next attempt at {until}"),

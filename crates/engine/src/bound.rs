@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use windlass_core::{
@@ -35,6 +35,9 @@ pub(crate) struct Bound {
     implementations: Vec<Arc<dyn Step>>,
     /// Steps whose results a step's holes name; only steps with holes are listed.
     references: HashMap<u32, References>,
+    /// Whose shares its steps count against.
+    pub(crate) tenant: Arc<str>,
+    paths: OnceLock<Box<[u32]>>,
 }
 
 /// Steps whose results the holes of a step name.
@@ -106,12 +109,30 @@ impl Bound {
             }
         }
         let kinds = kinds.into();
+        let owner = pipeline.spec().owner.as_deref();
         Self {
             kinds,
+            tenant: owner.unwrap_or_default().into(),
+            paths: OnceLock::new(),
             implementations,
             references,
             pipeline,
         }
+    }
+
+    /// Returns how many steps the longest path from this one to an end of the pipeline has.
+    pub(crate) fn path_after(&self, step: u32) -> u64 {
+        let paths = self.paths.get_or_init(|| {
+            let graph = self.pipeline.graph();
+            let mut paths = vec![0; graph.len() as usize];
+            for step in graph.topological_order().into_iter().rev() {
+                let after = graph.successors(step).iter();
+                let longest = after.map(|next| paths[next.step as usize] + 1).max();
+                paths[step as usize] = longest.unwrap_or(0);
+            }
+            paths.into()
+        });
+        paths.get(step as usize).copied().unwrap_or(0).into()
     }
 
     pub(crate) fn kind(&self, step: u32) -> Kind {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -56,6 +57,7 @@ pub struct EngineBuilder {
     expressions: Arc<dyn Expressions>,
     steps: Implementations,
     quotas: Vec<Quota>,
+    weights: BTreeMap<String, NonZeroU32>,
     secrets: SecretLookup,
     reactor: Option<Box<dyn Reactor>>,
     /// Unfinished runs to take over; all if `None`.
@@ -90,6 +92,7 @@ impl EngineBuilder {
                 .map(|(name, step)| (Arc::from(name), step))
                 .collect(),
             quotas: Vec::new(),
+            weights: BTreeMap::new(),
             secrets: Arc::new(|_| Err("the engine has no secrets".to_owned())),
             reactor: None,
             adopt: None,
@@ -206,6 +209,16 @@ impl EngineBuilder {
     #[must_use]
     pub fn with_quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
+        self
+    }
+
+    /// Sets how much of the pools an owner of pipelines may have beside others; the default is 1.
+    ///
+    /// Room goes to the owner whose largest part of any limit is least, after division by this
+    /// weight. What nobody else asks for is anybody's.
+    #[must_use]
+    pub fn with_weight(mut self, owner: impl Into<String>, weight: NonZeroU32) -> Self {
+        self.weights.insert(owner.into(), weight);
         self
     }
 
@@ -429,6 +442,7 @@ impl EngineBuilder {
             expressions: self.expressions,
             steps: self.steps,
             quotas: self.quotas,
+            weights: self.weights,
             secrets: self.secrets,
             no_outputs: Arc::new([]),
             outbox: Outbox::default(),

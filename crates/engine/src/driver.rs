@@ -12,11 +12,13 @@ mod adopt;
 mod ask;
 mod commit;
 mod lease;
+pub(crate) mod need;
 mod reload;
 mod signal;
 
 pub(crate) use self::adopt::Unfinished;
 use self::lease::Holding;
+use self::need::{need, target_pool};
 use self::reload::{Reload, Taken};
 
 use std::cmp::Reverse;
@@ -26,9 +28,9 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
 use windlass_core::{
-    Action, AttemptNo, CPU, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline,
-    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri,
-    TimeoutKind, Timestamp,
+    AttemptNo, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline, PipelineName,
+    Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri, TimeoutKind,
+    Timestamp,
 };
 
 use crate::admission::Admission;
@@ -207,6 +209,9 @@ fn admission(core: &Core) -> Admission {
     let mut admission = Admission::default();
     for quota in &core.quotas {
         admission.set_limit(quota.pool().clone(), quota.limit().clone());
+    }
+    for (tenant, weight) in &core.weights {
+        admission.set_weight(tenant, *weight);
     }
     for (name, target) in &core.targets {
         let total = target.target.capabilities().total.clone();
@@ -481,11 +486,12 @@ impl Driver {
         let Some(active) = self.runs.get_mut(&run) else {
             return;
         };
-        let (pools, resources) = demands(&self.core, active, slot);
-        let policy = &active.bound.pipeline.step(slot.step).policy;
-        let label = format!("{}/{}", active.record.pipeline, active.state.label(slot));
+        let need = need(&self.core, active, slot);
+        let priority = active.bound.pipeline.step(slot.step).policy.priority;
+        let path = active.bound.path_after(slot.step);
+        let now = self.core.clock.now();
         self.admission
-            .request((run, slot), pools, resources, policy.priority, label);
+            .request((run, slot), need, priority, path, now);
     }
 
     /// Grants room to whoever is next, until nobody fits.
@@ -494,7 +500,7 @@ impl Driver {
             return;
         }
         loop {
-            let granted = self.admission.grant();
+            let granted = self.admission.grant(self.core.clock.now());
             if granted.is_empty() {
                 return;
             }
@@ -635,50 +641,4 @@ fn is_success(input: &Input) -> bool {
             ..
         }
     )
-}
-
-/// Returns the pools that a slot needs room in, and what it takes from each.
-///
-/// A job takes at least a core of its target unless it says otherwise, so that a pipeline without
-/// any figures doesn't run everything at once.
-pub(crate) fn demands(core: &Core, active: &Active, slot: Slot) -> (Vec<LogicalName>, Resources) {
-    let step = active.bound.pipeline.step(slot.step);
-    let mut resources = step.policy.resources.clone();
-    let mut pools: Vec<LogicalName> = step.policy.pool.iter().cloned().collect();
-    if matches!(step.action, Action::Run(_)) {
-        if resources.get(CPU) == 0 {
-            resources = resources.cpu_cores(1);
-        }
-        let times = active
-            .state
-            .extras
-            .get(&slot)
-            .map_or(0, |e| e.out_of_memory);
-        let memory = resources.get(windlass_core::MEMORY);
-        if times > 0 && memory > 0 {
-            let grown = step.policy.retry.memory_after(
-                windlass_core::FailureClass::OutOfMemory,
-                times,
-                memory,
-            );
-            resources = resources.memory_bytes(grown);
-        }
-        if let Some(target) = step
-            .policy
-            .target
-            .as_ref()
-            .or(core.settings.default_target.as_ref())
-        {
-            pools.push(target_pool(target));
-        }
-    }
-    (pools, resources)
-}
-
-/// Returns the name under which the room of a target is counted.
-///
-/// No quota can have it: names of quotas have no such prefix by the builder's check.
-pub(crate) fn target_pool(target: &LogicalName) -> LogicalName {
-    let name = format!("target-{target}");
-    LogicalName::new(&name).unwrap_or_else(|_| target.clone())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) expressions: Arc<dyn Expressions>,
     pub(crate) steps: Implementations,
     pub(crate) quotas: Vec<Quota>,
+    /// What the shares of owners of pipelines are divided by.
+    pub(crate) weights: BTreeMap<String, NonZeroU32>,
     pub(crate) secrets: SecretLookup,
     pub(crate) no_outputs: Arc<[(StepName, Arc<StepOutput>)]>,
     pub(crate) outbox: Outbox,

@@ -21,7 +21,8 @@ use windlass_core::{
 };
 
 use crate::decide::Input;
-use crate::driver::{Active, Message, demands};
+use crate::driver::need::resources;
+use crate::driver::{Active, Message};
 use crate::engine::Core;
 use crate::hub::TargetHub;
 use crate::staging::{self, Workspace};
@@ -117,7 +118,7 @@ impl Job {
         );
         let staging = hub.target.capabilities().staging;
         let workspace = Workspace::new(run_storage, folder, staging, &core.settings.scratch, &key);
-        let (_, resources) = demands(core, active, slot);
+        let resources = resources(active, slot);
         let mut spec = JobSpec::new(
             run.command.iter().map(|t| t.as_str().to_owned()).collect(),
             workspace.outputs(),

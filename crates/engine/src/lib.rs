@@ -4,7 +4,8 @@
 //! pipelines and starts runs. The rules (`decide`) are a pure function over a run's state; the
 //! driver commits what they decide before anybody acts on it; see ARCHITECTURE.md for the map.
 
-mod admission;
+#[doc(hidden)] // Open to the benchmarks, and no part of the interface.
+pub mod admission;
 mod bound;
 mod builder;
 mod builtin;

@@ -1,6 +1,7 @@
 //! An environment: what the logical names of pipelines stand for.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -119,6 +120,8 @@ pub struct EnvironmentSpec {
     pub notify: Vec<LogicalName>,
     /// Notifiers of each team.
     pub owners: BTreeMap<String, Vec<LogicalName>>,
+    /// Weights of teams that have another one than 1.
+    pub weights: BTreeMap<String, NonZeroU32>,
     /// Where secrets come from.
     pub secrets: BTreeMap<LogicalName, SecretBinding>,
     /// Defaults of parameters that differ here: pipeline → parameter → value.
@@ -213,8 +216,18 @@ impl Converter<'_> {
         let quotas = self.quotas(file);
         let notifiers = self.notifiers(file, &secrets);
         let notify = self.all_known("notify", &file.notify, &notifiers);
-        let mut owners = BTreeMap::new();
+        let (mut owners, mut weights) = (BTreeMap::new(), BTreeMap::new());
         for (team, owner) in &file.owners {
+            if let Some(weight) = owner.weight() {
+                match NonZeroU32::new(weight) {
+                    Some(weight) => weights.extend([(team.clone(), weight)]),
+                    None => self.reject(
+                        &format!("owners/{team}/weight"),
+                        "a team with weight 0 would never have a turn",
+                        "write 1 or more; a team without a weight has 1",
+                    ),
+                }
+            }
             let (below, names) = owner.notify();
             let known = self.all_known(&format!("owners/{team}{below}"), names, &notifiers);
             owners.insert(team.clone(), known);
@@ -232,6 +245,7 @@ impl Converter<'_> {
             notifiers,
             notify,
             owners,
+            weights,
             secrets,
             parameters: file.parameters.clone(),
         })

@@ -162,6 +162,7 @@ bad! {
     run_storage_that_is_not_there => environment("run_storage: runs", "run_storage: rnus");
     default_compute_that_is_not_there => environment("default_compute: small", "default_compute: smal");
     owner_with_an_unknown_notifier => environment("notify: [log]", "notify: [lgo]");
+    owner_with_a_weight_of_zero => environment("notify: [log]", "notify: [log], weight: 0");
     unknown_template => report("pipelines/p.yaml", b"name: p\ntemplate: tt\n");
     template_outside_of_the_project => report("pipelines/p.yaml", b"name: p\ntemplate: ../t\n");
     template_without_its_parameter => report("pipelines/p.yaml", b"name: p\ntemplate: t\n");

@@ -8,7 +8,8 @@ use windlass_core::{
     RunState as RunPhase, SignalRecord, StepOutput,
 };
 
-use super::{Driver, demands};
+use super::Driver;
+use super::need::need;
 use crate::Error;
 use crate::bound::{Bound, Kind, fill};
 use crate::decide::Input;
@@ -87,14 +88,8 @@ impl Driver {
         let mut active = self.activate(snapshot.run, state, bound);
         for attempt in &open {
             active.attempts.insert(attempt.slot, attempt.clone());
-            let (pools, resources) = demands(&self.core, &active, attempt.slot);
-            let label = format!(
-                "{}/{}",
-                active.record.pipeline,
-                active.state.label(attempt.slot)
-            );
-            self.admission
-                .adopt((run, attempt.slot), pools, resources, label);
+            let need = need(&self.core, &active, attempt.slot);
+            self.admission.adopt((run, attempt.slot), need);
         }
         self.runs.insert(run, active);
         // Before anything goes on that they may stop.

@@ -363,7 +363,7 @@ impl Driver {
     )> {
         self.admission
             .pools()
-            .map(|(n, l, u)| (n.clone(), l.clone(), u.clone()))
+            .map(|(name, limit, used)| (name.clone(), limit.clone(), used))
             .collect()
     }
 }

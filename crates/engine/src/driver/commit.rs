@@ -8,7 +8,8 @@ use windlass_core::run_store::{
 };
 use windlass_core::{AttemptNo, FencingToken, Occasion, Slot, Timestamp};
 
-use super::{Active, Driver, Gate, demands};
+use super::need::resources;
+use super::{Active, Driver, Gate};
 use crate::bound::Kind;
 use crate::decide::Decision;
 use crate::engine::Core;
@@ -87,7 +88,7 @@ impl Active {
         let mut row = AttemptRecord::new(self.record.id, slot, attempt, token, host, now);
         let policy = &self.bound.pipeline.step(slot.step).policy;
         row.pool.clone_from(&policy.pool);
-        (_, row.resources) = demands(core, self, slot);
+        row.resources = resources(self, slot);
         if self.bound.kind(slot.step) == Kind::Job {
             row.target = policy
                 .target

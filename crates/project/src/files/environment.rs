@@ -73,7 +73,7 @@ pub(crate) struct RetentionFile {
     pub(crate) keep_last: Option<u32>,
 }
 
-/// Notifiers of a team, as a list or under `notify`.
+/// A team: its notifiers, as a list or under `notify`, and its weight.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(untagged)]
 pub(crate) enum OwnerFile {
@@ -86,6 +86,11 @@ pub(crate) enum OwnerFile {
 pub(crate) struct OwnerMapFile {
     /// Notifiers of the team.
     pub(crate) notify: Vec<String>,
+    /// How much of the pools and targets it may have beside other teams, as a whole number;
+    /// what nobody else asks for is anybody's.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub(crate) weight: Option<u32>,
 }
 
 impl OwnerFile {
@@ -94,6 +99,13 @@ impl OwnerFile {
         match self {
             Self::Plain(notify) => ("", notify),
             Self::Map(map) => ("/notify", &map.notify),
+        }
+    }
+
+    pub(crate) const fn weight(&self) -> Option<u32> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Map(map) => map.weight,
         }
     }
 }
