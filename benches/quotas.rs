@@ -7,7 +7,6 @@
     clippy::unwrap_used,
     reason = "a benchmark that cannot go on has nothing to say"
 )]
-#![expect(clippy::print_stdout, reason = "benchmarks print their figures")]
 #![expect(clippy::disallowed_methods, reason = "benchmarks measure real time")]
 
 mod common;
