@@ -108,6 +108,13 @@ Examples:
   windlass rerun churn --from train      from a step, and all behind it
   windlass rerun churn --dry-run         what would run, and what would be reused")]
     Rerun(RerunArgs),
+    /// Start a run that reuses the results of an ended one, with other values of some parameters
+    #[command(after_help = "\
+Examples:
+  windlass fork churn --param horizon=60              what reads the parameter runs, and all behind it
+  windlass fork churn --at score --param horizon=60   that, and a step by name
+  windlass fork churn --param horizon=60 --dry-run    what would run, and what would be reused")]
+    Fork(ForkArgs),
     /// Say why a run or a step is as it is: what it waits for, why it failed or was skipped
     #[command(after_help = "\
 Examples:
@@ -299,6 +306,24 @@ pub(crate) struct RerunArgs {
     /// Run this step again, and all behind it, though it has its result; may be given more than once
     #[arg(long, value_name = "STEP")]
     pub(crate) from: Vec<String>,
+    /// Only say what would run and what would be reused
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForkArgs {
+    /// A pipeline for its last run, a key, an id, or the last digits of one
+    pub(crate) run: String,
+    /// Run this step again, and all behind it, whether it reads a changed parameter or not; may be given more than once
+    #[arg(long, value_name = "STEP")]
+    pub(crate) at: Vec<String>,
+    /// Another value of a parameter; may be given more than once
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub(crate) params: Vec<String>,
     /// Only say what would run and what would be reused
     #[arg(long)]
     pub(crate) dry_run: bool,

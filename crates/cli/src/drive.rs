@@ -52,7 +52,8 @@ pub(crate) struct Start {
     pub(crate) key: RunKey,
     /// What another process is asked for.
     signal: StartSignal,
-    rerun: Option<RerunOf>,
+    /// The run that it takes results from, and the parameters that it has itself.
+    rerun: Option<(RerunOf, serde_json::Map<String, serde_json::Value>)>,
 }
 
 impl Start {
@@ -90,7 +91,7 @@ impl Start {
             request,
             key,
             signal,
-            rerun,
+            rerun: rerun.map(|rerun| (rerun, params.clone())),
         })
     }
 }
@@ -181,9 +182,9 @@ impl Drive<'_> {
         let run = match goal {
             Goal::GoOn(run) => engine.run(*run).await?,
             Goal::Start(start) => match &start.rerun {
-                Some(rerun) if known.is_none() => {
-                    let key = start.key.as_str();
-                    engine.rerun_as(key, rerun.run, &rerun.from).await?
+                Some((rerun, params)) if known.is_none() => {
+                    let (key, params) = (start.key.as_str(), params.clone());
+                    engine.fork_as(key, rerun.run, &rerun.from, params).await?
                 }
                 _ => engine.start(start.request.clone()).await?,
             },

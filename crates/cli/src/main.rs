@@ -85,6 +85,7 @@ async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<
         Command::Resolve(resolve) => {
             commands::control::resolve(&place, &resolve, variables, json).await
         }
+        Command::Fork(fork) => commands::rerun::fork(&place, &fork, variables, json).await,
         Command::Rerun(rerun) => commands::rerun::rerun(&place, &rerun, variables, json).await,
         Command::Explain(explain) => commands::explain::explain(&place, &explain, json).await,
         Command::Status(status) => commands::status::status(&place, &status, json).await,

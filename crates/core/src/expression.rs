@@ -54,6 +54,8 @@ pub struct References {
     pub names: BTreeSet<String>,
     /// Parameters, from `params.NAME`.
     pub params: BTreeSet<String>,
+    /// True if it uses `params` as a whole, or a parameter that it computes the name of.
+    pub all_params: bool,
     /// Steps, from `steps.NAME` and `steps["NAME"]`.
     pub steps: BTreeSet<String>,
 }

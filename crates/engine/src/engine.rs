@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use windlass_core::run_store::{EventRecord, RunRecord, RunStore};
@@ -364,7 +365,10 @@ impl Engine {
     /// # Errors
     /// As [`Self::rerun`].
     pub async fn plan_rerun(&self, run: RunId, from: &[StepName]) -> Result<RerunPlan, Error> {
-        let request = self.request_rerun(run, from).await?;
+        self.plan(self.request_rerun(run, from).await?).await
+    }
+
+    async fn plan(&self, request: RunRequest) -> Result<RerunPlan, Error> {
         let (reply, answer) = oneshot::channel();
         let asked = Message::PlanRerun(Box::new(request), reply);
         self.inner.send(asked).await?;
@@ -390,18 +394,65 @@ impl Engine {
             .await
     }
 
-    /// Starts a rerun under a key of its own, or returns the run that the key has.
+    /// Says what [`Self::fork`] would do, and starts nothing.
     ///
     /// # Errors
-    /// As [`Self::rerun`].
-    pub async fn rerun_as(
+    /// As [`Self::fork`].
+    pub async fn plan_fork(
+        &self,
+        run: RunId,
+        at: &[StepName],
+        params: Map<String, Value>,
+    ) -> Result<RerunPlan, Error> {
+        self.plan(self.request_fork(run, at, params).await?).await
+    }
+
+    /// Starts a rerun with other values of some parameters.
+    ///
+    /// Steps that are known to read one of them run again, and all behind them; so do those in
+    /// `at`. A step in Rust may read any parameter: it runs again only if it is in `at` or behind
+    /// one that runs, and [`RerunPlan::unsure`] lists the others.
+    ///
+    /// # Errors
+    /// As [`Self::rerun`]; and [`ErrorKind::Invalid`] for a parameter that the pipeline doesn't
+    /// declare or a value that it doesn't allow.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the fork may or may not have started.
+    pub async fn fork(
+        &self,
+        run: RunId,
+        at: &[StepName],
+        params: Map<String, Value>,
+    ) -> Result<RunHandle, Error> {
+        self.start_forced(self.request_fork(run, at, params).await?)
+            .await
+    }
+
+    async fn request_fork(
+        &self,
+        run: RunId,
+        at: &[StepName],
+        params: Map<String, Value>,
+    ) -> Result<RunRequest, Error> {
+        let mut request = self.request_rerun(run, at).await?;
+        request.params.extend(params);
+        Ok(request)
+    }
+
+    /// Starts a fork under a key of its own, or returns the run that the key has.
+    ///
+    /// # Errors
+    /// As [`Self::fork`].
+    pub async fn fork_as(
         &self,
         key: &str,
         run: RunId,
-        from: &[StepName],
+        at: &[StepName],
+        params: Map<String, Value>,
     ) -> Result<RunHandle, Error> {
-        self.start(self.request_rerun(run, from).await?.key(key))
-            .await
+        let request = self.request_fork(run, at, params).await?;
+        self.start(request.key(key)).await
     }
 
     async fn request_rerun(&self, run: RunId, from: &[StepName]) -> Result<RunRequest, Error> {

@@ -36,5 +36,5 @@ pub use clock::{SystemClock, SystemIds};
 pub use engine::{Engine, PoolView, RunSummary, SecretLookup};
 pub use error::{Error, ErrorKind};
 pub use handle::{Explained, RunHandle, RunRequest, RunView, StepView};
-pub use rerun::{RerunPlan, ReusedItems, plan_rerun};
+pub use rerun::{RerunPlan, ReusedItems, plan_fork, plan_rerun};
 pub use settings::{Retention, Settings};

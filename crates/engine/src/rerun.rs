@@ -3,16 +3,19 @@
 //! A rerun is a run of its own, under a numbered sibling of the key; the ended run stays as it is.
 //! A step keeps its end if it had a result (or was skipped by its condition, or failed and that was
 //! excused, in a run that nothing cut short), nobody asked to run it again, it is the same in the pipeline of today, and so is
-//! everything before it. Of a mapped step that runs again only because items failed, the items
+//! everything before it, and no parameter that it reads has another value: a rerun with changed
+//! parameters is a fork. Of a mapped step that runs again only because items failed, the items
 //! that succeeded are kept where they are the same. `finally` steps always run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use windlass_core::{
-    Checks, Expressions, Failure, Implementations, Json, Pipeline, RunId, RunSnapshot,
-    RunState as RunPhase, SkipReason, Slot, StepName, StepOutput, StepSpec, StepState, nearest,
+    Action, Checks, Expressions, Failure, Implementations, Json, Pipeline, RunId, RunSnapshot,
+    RunState as RunPhase, SkipReason, Slot, StepName, StepOutput, StepSpec, StepState, Template,
+    nearest, resolve_params, templates,
 };
 
 use crate::Error;
@@ -31,6 +34,13 @@ pub struct RerunPlan {
     pub reuse: Vec<StepName>,
     /// Mapped steps among those that run, of whose items some are taken over.
     pub items: Vec<ReusedItems>,
+    /// Parameters that have another value than in the run that ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// Steps among those that are taken over whose code in Rust may read any parameter: nobody can
+    /// tell whether a changed one matters to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsure: Vec<StepName>,
 }
 
 /// Items of a mapped step that a rerun takes over.
@@ -62,19 +72,62 @@ pub(crate) struct KeptItems {
     pub(crate) done: BTreeMap<u32, Option<Arc<StepOutput>>>,
 }
 
+/// What a rerun is asked for beyond what has no result.
+#[derive(Debug)]
+pub(crate) struct Wish<'a> {
+    /// Steps to run again.
+    from: &'a [StepName],
+    /// Parameters with another value than before.
+    changed: BTreeSet<String>,
+    expressions: &'a dyn Expressions,
+}
+
+impl<'a> Wish<'a> {
+    /// Compares the parameters of the run before with those of the rerun.
+    pub(crate) fn new(
+        from: &'a [StepName],
+        before: &Json,
+        now: &Map<String, Value>,
+        expressions: &'a dyn Expressions,
+    ) -> Self {
+        let before = before.value();
+        let names = before.as_object().into_iter().flat_map(Map::keys);
+        let names = names.chain(now.keys());
+        let changed = names.filter(|name| before.get(name) != now.get(*name));
+        Self {
+            from,
+            changed: changed.cloned().collect(),
+            expressions,
+        }
+    }
+
+    /// Returns true if the step is known to read a changed parameter.
+    fn concerns(&self, step: &StepSpec) -> bool {
+        let reads = |(_, template, _): (String, &Template, bool)| {
+            // One that can't be understood may read anything.
+            self.expressions.references(template).map_or(true, |found| {
+                found.all_params || !found.params.is_disjoint(&self.changed)
+            })
+        };
+        !self.changed.is_empty() && templates(step).into_iter().any(reads)
+    }
+}
+
 /// What a run takes over.
 #[derive(Debug, Clone)]
 pub(crate) struct Reuse {
     pub(crate) of: RunId,
     pub(crate) steps: Vec<Kept>,
     pub(crate) items: HashMap<u32, KeptItems>,
+    changed: BTreeSet<String>,
     /// True if there is no reason to run anything.
     idle: bool,
 }
 
 impl Reuse {
     /// Decides what a rerun of `old` as `new` takes over.
-    pub(crate) fn plan(old: &RunState, new: &Pipeline, from: &[StepName]) -> Result<Self, Error> {
+    pub(crate) fn plan(old: &RunState, new: &Pipeline, wish: &Wish<'_>) -> Result<Self, Error> {
+        let from = wish.from;
         let names: HashMap<&StepName, u32> = new
             .spec()
             .all_steps()
@@ -101,12 +154,13 @@ impl Reuse {
             of: old.id,
             steps: Vec::new(),
             items: HashMap::new(),
+            changed: wish.changed.clone(),
             idle: true,
         };
         for step in graph.topological_order() {
             let spec = new.step(step);
             let earlier = before.get(&spec.name).copied();
-            let same = earlier.filter(|e| *old.pipeline.step(*e) == *spec);
+            let same = earlier.filter(|e| *old.pipeline.step(*e) == *spec && !wish.concerns(spec));
             let grounded = graph
                 .predecessors(step)
                 .iter()
@@ -151,6 +205,14 @@ impl Reuse {
                     all: kept.items.len() as u32,
                 })
                 .collect(),
+            changed: self.changed.iter().cloned().collect(),
+            unsure: self
+                .steps
+                .iter()
+                .filter(|kept| !self.changed.is_empty() && kept.state == StepState::Cached)
+                .filter(|kept| matches!(pipeline.step(kept.step).action, Action::Native(_)))
+                .map(|kept| name(kept.step))
+                .collect(),
         }
     }
 
@@ -159,8 +221,13 @@ impl Reuse {
         if !self.idle {
             return Ok(());
         }
+        let names: Vec<&str> = self.changed.iter().map(String::as_str).collect();
+        let nobody = match names[..] {
+            [] => String::new(),
+            _ => format!(", and none is known to read `{}`", names.join("`, `")),
+        };
         Err(Error::invalid(format!(
-            "run {} has nothing to rerun: all its steps have their result",
+            "run {} has nothing to rerun: all its steps have their result{nobody}",
             self.of
         )))
     }
@@ -177,16 +244,38 @@ pub fn plan_rerun(
     from: &[StepName],
     expressions: &dyn Expressions,
 ) -> Result<RerunPlan, Error> {
-    let request = RunRequest::rerun(before, from.to_vec())?;
+    plan_fork(before, pipeline, from, &Map::new(), expressions)
+}
+
+/// Says what a fork of an ended run with other values of some parameters would do, as
+/// [`plan_rerun`]; [`crate::Engine::plan_fork`] says it of what is deployed.
+///
+/// # Errors
+/// As [`crate::Engine::fork`].
+pub fn plan_fork(
+    before: RunSnapshot,
+    pipeline: &Pipeline,
+    at: &[StepName],
+    params: &Map<String, Value>,
+    expressions: &dyn Expressions,
+) -> Result<RerunPlan, Error> {
+    let mut request = RunRequest::rerun(before, at.to_vec())?;
+    request.params.extend(params.clone());
     let Some(before) = &request.rerun else {
         return Err(Error::closed());
     };
     let spec = before.snapshot.version.spec.as_ref().clone();
     let old = Pipeline::new(spec, Implementations::new(), &Checks::new(expressions))
         .map_err(|e| Error::invalid(e.to_string()))?;
-    let at = before.snapshot.run.created_at;
-    let (old, _) = RunState::restore(&before.snapshot, old, at);
-    let reuse = Reuse::plan(&old, pipeline, from)?;
+    let run = &before.snapshot.run;
+    let (old, _) = RunState::restore(&before.snapshot, old, run.created_at);
+    let now = resolve_params(&pipeline.spec().parameters, &request.params)
+        .map_err(|p| Error::params(&request.pipeline, &p))?;
+    let reuse = Reuse::plan(
+        &old,
+        pipeline,
+        &Wish::new(at, &run.params, &now, expressions),
+    )?;
     reuse.check()?;
     Ok(reuse.describe(pipeline))
 }

@@ -272,6 +272,7 @@ impl Expressions for Jinja {
             for i in 0..hole.tokens.len() {
                 match (free(i), hole.member(i)) {
                     (Some("params"), Member::Named(name, _)) => params.push(name.to_owned()),
+                    (Some("params"), Member::Computed | Member::None) => found.all_params = true,
                     (Some("run"), Member::Named(name, place)) => {
                         check_field("`run` has no", name, RUN_FIELDS, place)?;
                     }

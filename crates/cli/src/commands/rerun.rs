@@ -1,15 +1,16 @@
-//! `rerun`: goes on from what failed, in a run of its own that takes over what has its result.
+//! `rerun` and `fork`: a run of its own that takes over what has its result in an ended one.
 
 use std::process::ExitCode;
 
+use serde_json::{Map, Value};
 use windlass::project::{Jinja, Project};
 use windlass::run_store::{RerunOf, RunRecord};
 use windlass::wiring::Variables;
-use windlass::{RerunPlan, StepName, plan_rerun};
+use windlass::{RerunPlan, StepName, plan_fork};
 
-use super::run::{last_sibling, next_sibling};
+use super::run::{last_sibling, next_sibling, params};
 use super::{Failure, find_run, help_for, load, look, pipeline, store_of_runs};
-use crate::args::{Place, RerunArgs};
+use crate::args::{ForkArgs, Place, Progress, RerunArgs};
 use crate::drive::{self, Drive, Goal, Start};
 use crate::exit::Exit;
 use crate::progress::Look;
@@ -18,19 +19,62 @@ use crate::{json, print};
 /// Names that a line of the preview holds.
 const NAMES: usize = 12;
 
+/// What both are asked for.
+struct Again<'a> {
+    run: &'a str,
+    from: &'a [String],
+    params: &'a [String],
+    dry_run: bool,
+    progress: Progress,
+}
+
 pub(crate) async fn rerun(
     place: &Place,
     args: &RerunArgs,
     variables: Variables,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
+    let again = Again {
+        run: &args.run,
+        from: &args.from,
+        params: &[],
+        dry_run: args.dry_run,
+        progress: args.progress,
+    };
+    start_again(place, &again, variables, as_json).await
+}
+
+pub(crate) async fn fork(
+    place: &Place,
+    args: &ForkArgs,
+    variables: Variables,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
+    let again = Again {
+        run: &args.run,
+        from: &args.at,
+        params: &args.params,
+        dry_run: args.dry_run,
+        progress: args.progress,
+    };
+    start_again(place, &again, variables, as_json).await
+}
+
+async fn start_again(
+    place: &Place,
+    args: &Again<'_>,
+    variables: Variables,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
     let project = load(place)?;
     let store = store_of_runs(&project).await?;
-    let run = find_run(&store, &args.run).await?;
+    let run = find_run(&store, args.run).await?;
     let snapshot = look(&store, run.id).await?;
     let spec = pipeline(&project, run.pipeline.as_str())?;
-    let from = steps(spec, &args.from)?;
-    let plan = plan_rerun(snapshot, &drive::pipeline(spec)?, &from, &Jinja::new());
+    let from = steps(spec, args.from)?;
+    let changed = params(spec, args.params)?;
+    let pipeline = drive::pipeline(spec)?;
+    let plan = plan_fork(snapshot, &pipeline, &from, &changed, &Jinja::new());
     let plan = plan.map_err(|e| refused(e, &run))?;
     if args.dry_run {
         print::out(&if as_json {
@@ -42,14 +86,15 @@ pub(crate) async fn rerun(
     }
     let last = last_sibling(&store, &first(&run.key)?).await?;
     let key = next_sibling(last.as_ref().map_or(&run.key, |r| &r.key))?;
-    let params = run.params.to().map_err(Failure::engine)?;
+    let mut params: Map<String, Value> = run.params.to().map_err(Failure::engine)?;
+    params.extend(changed);
     let again = Some(RerunOf::new(run.id, from));
     let start = Start::new(&project, spec, key, run.date, &params, again)?;
     drop(store);
     if !as_json {
         eprint!("{}", preview(&plan));
     }
-    bring_to_the_end(&project, variables, start, args, as_json).await
+    bring_to_the_end(&project, variables, start, args.progress, as_json).await
 }
 
 /// Says what to do about a rerun that can't be.
@@ -69,10 +114,10 @@ async fn bring_to_the_end(
     project: &Project,
     variables: Variables,
     start: Start,
-    args: &RerunArgs,
+    progress: Progress,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let look = Look::new(as_json, args.progress);
+    let look = Look::new(as_json, progress);
     let drive = Drive {
         project,
         variables,
@@ -121,6 +166,13 @@ fn preview(plan: &RerunPlan) -> String {
         text.push_str(&format!(
             "of {}, {} of {} items are reused\n",
             items.step, items.reuse, items.all
+        ));
+    }
+    if !plan.unsure.is_empty() {
+        text.push_str(&format!(
+            "reused though their code might read {}: {}\n",
+            plan.changed.join(", "),
+            names(&plan.unsure)
         ));
     }
     text

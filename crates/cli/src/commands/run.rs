@@ -138,7 +138,7 @@ async fn already(
 }
 
 /// Reads parameters as the pipeline declares them.
-fn params(spec: &PipelineSpec, given: &[String]) -> Result<Map<String, Value>, Failure> {
+pub(super) fn params(spec: &PipelineSpec, given: &[String]) -> Result<Map<String, Value>, Failure> {
     let mut params = Map::new();
     for param in given {
         let (name, text) = param

@@ -213,3 +213,52 @@ fn a_rerun_beside_another_run_is_done_by_its_engine() {
     project.open("gate");
     assert_eq!(host.code(), 0);
 }
+
+#[test]
+fn a_fork_runs_what_reads_the_changed_parameter_and_all_behind_it() {
+    let project = Project::empty();
+    let room = project.root.display();
+    let step = |name: &str, more: &str, word: &str| {
+        let command = format!("echo {name} {word} >> {room}/ran");
+        format!("  - {{ name: {name}, run: {{ command: [sh, -c, '{command}'] }}{more} }}\n")
+    };
+    let text = [
+        "name: work\nowner: us\nparameters:\n  depth: { type: integer, default: 3, minimum: 1 }\nsteps:\n".to_owned(),
+        step("fetch", "", ""),
+        step("train", ", after: [fetch]", "{{ params.depth }}"),
+        step("score", ", after: [train]", ""),
+    ];
+    project.write("pipelines/work.yaml", &text.concat());
+    project.run(&["run", "work", "--date", DATE]).expect(0);
+    assert_eq!(
+        project.ran(),
+        ["fetch", "train 3", "score"].map(str::to_owned)
+    );
+    let fork = ["fork", "work", "--param", "depth=5"];
+    let plan = project
+        .run(&[&fork[..], &["--dry-run", "--json"]].concat())
+        .expect(0)
+        .json();
+    let said = json!([plan["run"], plan["reuse"], plan["changed"]]);
+    assert_eq!(said, json!([["train", "score"], ["fetch"], ["depth"]]));
+    assert_eq!(project.ran(), Vec::<String>::new());
+    let lines = project
+        .run(&[&fork[..], &["--json"]].concat())
+        .expect(0)
+        .lines();
+    assert_eq!(launched(&lines), ["train", "score"]);
+    assert_eq!(lines.last().unwrap()["key"], format!("work@dev@{DATE}#2"));
+    assert_eq!(project.ran(), ["train 5", "score"].map(str::to_owned));
+    let at = ["fork", "work", "--at", "score", "--dry-run"];
+    let text = project.run(&at).expect(0).out;
+    assert_eq!(text, "1 step to run: score\n2 steps reused: fetch, train\n");
+    for (param, why) in [
+        ("depht=5", "did you mean `depth`?"),
+        ("depth=0", "depth"),
+        ("depth", "write NAME=VALUE"),
+        ("depth=5", "has nothing to rerun"),
+    ] {
+        let refused = project.run(&["fork", "work", "--param", param]).expect(2);
+        assert!(refused.err.contains(why), "{}", refused.err);
+    }
+}

@@ -70,7 +70,9 @@ impl Driver {
         let (mut state, open) =
             RunState::restore(&snapshot, bound.pipeline.clone(), self.core.clock.now());
         if let (Some(before), Some(rerun)) = (&before, &snapshot.run.rerun) {
-            let reuse = self.reuse(before, &bound.pipeline, &rerun.from)?;
+            // Parameters were an object when the run was made.
+            let params = snapshot.run.params.to().unwrap_or_default();
+            let reuse = self.reuse(before, &bound.pipeline, &rerun.from, &params)?;
             state.forgive(&reuse);
             state.reuse = Some(Arc::new(reuse));
         }

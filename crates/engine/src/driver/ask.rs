@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{RerunOf, RunRecord, RunSnapshot};
 use windlass_core::{
@@ -15,8 +16,14 @@ use crate::Error;
 use crate::bound::{Bound, Kind};
 use crate::decide::Input;
 use crate::handle::{Explained, RunRequest, RunView, Started, StepView};
-use crate::rerun::{RerunPlan, Reuse};
+use crate::rerun::{RerunPlan, Reuse, Wish};
 use crate::state::{RunState, Stage};
+
+/// Returns the parameters that a run has, with those that nobody sets.
+fn params_of(pipeline: &Pipeline, request: &RunRequest) -> Result<Map<String, Value>, Error> {
+    resolve_params(&pipeline.spec().parameters, &request.params)
+        .map_err(|p| Error::params(&request.pipeline, &p))
+}
 
 impl Driver {
     pub(super) fn start(
@@ -52,7 +59,9 @@ impl Driver {
             return Ok(Input::Start);
         };
         let pipeline = self.deployed(&request.pipeline)?;
-        let reuse = Arc::new(self.reuse(&before.snapshot, &pipeline, &before.from)?);
+        let params = params_of(&pipeline, request)?;
+        let reuse = self.reuse(&before.snapshot, &pipeline, &before.from, &params)?;
+        let reuse = Arc::new(reuse);
         reuse.check()?;
         Ok(Input::Rerun { reuse })
     }
@@ -68,10 +77,13 @@ impl Driver {
         before: &RunSnapshot,
         pipeline: &Pipeline,
         from: &[StepName],
+        params: &Map<String, Value>,
     ) -> Result<Reuse, Error> {
         let old = self.bound_of(&before.version)?.pipeline.clone();
         let (old, _) = RunState::restore(before, old, self.core.clock.now());
-        Reuse::plan(&old, pipeline, from)
+        let expressions = &*self.core.expressions;
+        let wish = Wish::new(from, &before.run.params, params, expressions);
+        Reuse::plan(&old, pipeline, &wish)
     }
 
     /// Says what a rerun would do.
@@ -94,8 +106,7 @@ impl Driver {
         let Some(bound) = self.bounds.get(&digest).map(Arc::clone) else {
             return Err(Error::closed());
         };
-        let params = resolve_params(&pipeline.spec().parameters, &request.params)
-            .map_err(|p| Error::params(&request.pipeline, &p))?;
+        let params = params_of(&pipeline, request)?;
         let params = Json::of(&params)
             .map_err(|e| Error::invalid(format!("parameters can't be written: {e}")))?;
         let now = self.core.clock.now();

@@ -2,7 +2,7 @@
 //! and grants come, results are repeated, hosts die and people press buttons, in any order.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use windlass_core::run_store::AttemptEnd;
@@ -14,7 +14,7 @@ use super::plan::{Answer, Plan, Try};
 use super::reboot::Fate;
 use super::world::World;
 use crate::decide::{Command, Input};
-use crate::rerun::Reuse;
+use crate::rerun::{Reuse, Wish};
 use crate::state::Stage;
 
 /// What may happen beside the plan.
@@ -48,6 +48,15 @@ pub(super) struct Player<'a> {
     begun: BTreeMap<FencingToken, ()>,
 }
 
+static LITERALS: LazyLock<windlass_core::LiteralsOnly> = LazyLock::new(Default::default);
+
+/// Returns the wish for a rerun with the parameters of the run before it.
+pub(super) fn wish(from: &[StepName]) -> Wish<'_> {
+    let params = serde_json::Map::new();
+    let before = windlass_core::Json::of(&params).unwrap();
+    Wish::new(from, &before, &params, &*LITERALS)
+}
+
 impl<'a> Player<'a> {
     pub(super) fn new(plan: &'a Plan, mood: Mood) -> Self {
         let mut world = World::new(plan.pipeline()).room(plan.room);
@@ -73,7 +82,8 @@ impl<'a> Player<'a> {
     /// Plays a rerun of what `before` has played.
     pub(super) fn rerun(before: &Self, from: &[StepName], mood: Mood) -> Self {
         let mut player = Self::new(before.plan, mood);
-        let reuse = Reuse::plan(&before.world.run, &player.world.run.pipeline, from).unwrap();
+        let reuse =
+            Reuse::plan(&before.world.run, &player.world.run.pipeline, &wish(from)).unwrap();
         player.world.first = Input::Rerun {
             reuse: Arc::new(reuse),
         };

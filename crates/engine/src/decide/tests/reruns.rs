@@ -9,7 +9,7 @@ use windlass_core::{RunState as Phase, Slot, StepName};
 
 use super::facts;
 use super::plan::any_plan;
-use super::player::{Mood, Player};
+use super::player::{Mood, Player, wish};
 use super::random::{check_against_model, check_rest, config};
 use super::reboot::Fate;
 use super::world::World;
@@ -26,7 +26,7 @@ impl World {
     /// Returns what a rerun of this run would do.
     fn plan_rerun(&self, facts: &str, from: &str) -> Result<RerunPlan, String> {
         let pipeline = facts::pipeline(facts);
-        let reuse = Reuse::plan(&self.run, &pipeline, &names(from));
+        let reuse = Reuse::plan(&self.run, &pipeline, &wish(&names(from)));
         reuse
             .map(|r| r.describe(&pipeline))
             .map_err(|e| e.to_string())
@@ -35,7 +35,7 @@ impl World {
     /// Starts a rerun of this run with a pipeline that may have changed.
     fn rerun(&self, facts: &str, from: &str) -> Self {
         let mut w = Self::of(facts);
-        let reuse = Reuse::plan(&self.run, &w.run.pipeline, &names(from)).unwrap();
+        let reuse = Reuse::plan(&self.run, &w.run.pipeline, &wish(&names(from))).unwrap();
         let reuse = Arc::new(reuse);
         w.send(Input::Rerun { reuse });
         w
@@ -170,7 +170,7 @@ fn items_that_are_others_now_run_again() {
         .started();
     w.succeed("l m[0] m[1]").fail("m[2]");
     let mut again = World::of(facts).answer("m", serde_json::json!(["a", "x", "c", "b"]));
-    let reuse = Reuse::plan(&w.run, &again.run.pipeline, &[]).unwrap();
+    let reuse = Reuse::plan(&w.run, &again.run.pipeline, &wish(&[])).unwrap();
     again.send(Input::Rerun {
         reuse: Arc::new(reuse),
     });
@@ -213,7 +213,7 @@ proptest! {
         let steps: Vec<StepName> = first.world.run.pipeline.spec().all_steps().map(|s| s.name.clone()).collect();
         let from: Vec<StepName> = from.iter().map(|i| i.get(&steps).clone()).collect();
         let pipeline = first.world.run.pipeline.clone();
-        let said = Reuse::plan(&first.world.run, &pipeline, &from).unwrap().describe(&pipeline);
+        let said = Reuse::plan(&first.world.run, &pipeline, &wish(&from)).unwrap().describe(&pipeline);
         let mut again = Player::rerun(&first, &from, Mood::Harmless);
         again.play(&more);
         check_rest(&again.world);
