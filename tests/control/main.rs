@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod children;
 mod fork;
+mod given;
 mod handover;
 mod retention;
 

@@ -101,6 +101,23 @@ Examples:
   windlass resolve churn train --as succeeded
   windlass resolve 4f2a9c01 'score[2]' --as retry")]
     Resolve(ResolveArgs),
+    /// Give a run a signal that steps of it wait for, or will
+    #[command(after_help = "\
+Examples:
+  windlass signal churn data-checked
+  windlass signal churn threshold --value 0.35 --by ana")]
+    Signal(SignalArgs),
+    /// Approve a step that asks for it: the run goes on
+    #[command(after_help = "\
+Examples:
+  windlass approve churn release --by ana
+  windlass approve 4f2a9c01 release --reason 'looked at the report'")]
+    Approve(ApproveArgs),
+    /// Reject a step that asks for approval: it fails
+    #[command(after_help = "\
+Examples:
+  windlass reject churn release --reason 'its recall fell'")]
+    Reject(ApproveArgs),
     /// Run again what has no result, in a run that takes over the rest from an ended one
     #[command(after_help = "\
 Examples:
@@ -286,6 +303,40 @@ pub(crate) struct ResolveArgs {
     /// How its last attempt ended; `retry` makes another one, free of charge
     #[arg(long = "as", value_enum, value_name = "END")]
     pub(crate) end: ResolvedAs,
+    /// How to show progress, where no other process has the run
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SignalArgs {
+    #[command(flatten)]
+    pub(crate) run: RunName,
+    /// Name of the signal
+    pub(crate) name: String,
+    /// What the steps get as their result, as JSON
+    #[arg(long, value_name = "JSON", default_value = "true")]
+    pub(crate) value: String,
+    /// Who gives it; default: the user of this process
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    /// How to show progress, where no other process has the run
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub(crate) progress: Progress,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApproveArgs {
+    #[command(flatten)]
+    pub(crate) run: RunName,
+    /// The step that asks for approval
+    pub(crate) step: String,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Who decides; default: the user of this process
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
     /// How to show progress, where no other process has the run
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub(crate) progress: Progress,

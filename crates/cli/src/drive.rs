@@ -455,8 +455,13 @@ async fn needs_an_engine(store: &dyn RunStore, run: RunId) -> Result<bool, Failu
 /// Returns the run at the top of the line of parents.
 pub(crate) async fn root_of(store: &dyn RunStore, run: RunId) -> Result<RunId, Failure> {
     let mut root = run;
-    while let Some(parent) = store.run(root).await?.and_then(|r| r.parent) {
-        root = parent.0;
+    while let Some((parent, _)) = store.run(root).await?.and_then(|r| r.parent) {
+        // One that has ended left this run to itself.
+        let ended = store.run(parent).await?.is_none_or(|p| p.state.is_final());
+        if ended {
+            break;
+        }
+        root = parent;
     }
     Ok(root)
 }

@@ -73,6 +73,8 @@ struct EventLine<'a> {
     until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     from_run: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
     #[serde(skip_serializing_if = "<[RootFailure]>::is_empty")]
     failures: &'a [RootFailure],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,6 +185,10 @@ pub(crate) fn event_line(event: &EventRecord, names: &Names) -> String {
         EventKind::StepResolved { slot, resolution } => {
             place(slot);
             (line.event, line.state) = ("step_resolved", Some(resolution.as_str()));
+        }
+        EventKind::SignalGiven { slot, by } => {
+            place(slot);
+            (line.event, line.by) = ("signal_given", Some(by.as_str()));
         }
         // An engine that knows more than this command: the line still has its time and number.
         _ => line.event = "other",

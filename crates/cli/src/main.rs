@@ -85,6 +85,13 @@ async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<
         Command::Resolve(resolve) => {
             commands::control::resolve(&place, &resolve, variables, json).await
         }
+        Command::Signal(signal) => commands::give::signal(&place, &signal, variables, json).await,
+        Command::Approve(approve) => {
+            commands::give::decide(&place, &approve, true, variables, json).await
+        }
+        Command::Reject(reject) => {
+            commands::give::decide(&place, &reject, false, variables, json).await
+        }
         Command::Fork(fork) => commands::rerun::fork(&place, &fork, variables, json).await,
         Command::Rerun(rerun) => commands::rerun::rerun(&place, &rerun, variables, json).await,
         Command::Explain(explain) => commands::explain::explain(&place, &explain, json).await,

@@ -171,6 +171,9 @@ impl Show {
                 self.names.label(*slot),
                 resolution.as_str()
             ),
+            EventKind::SignalGiven { slot, by } => {
+                format!("{}: {by} gives what it waits for", self.names.label(*slot))
+            }
             EventKind::CancelRequested { reason } => format!("cancel: {reason}"),
             EventKind::RunPaused => "paused".to_owned(),
             EventKind::RunResumed => "goes on".to_owned(),

@@ -52,12 +52,12 @@ pub use run_store::{
     StepRecord, StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
 };
 pub use sharing::{HostRecord, Lease, Shard, ShardSet, Sharing};
-pub use signal::{Signal, SignalId, SignalRecord, StartSignal};
+pub use signal::{Approval, MOST_GIVEN, Signal, SignalId, SignalRecord, StartSignal};
 pub use spec::{
-    Action, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation, Join,
-    LookupSpec, MapOver, MapSpec, OnFailure, OutcomeRule, OutputRef, Overlap, ParamSpec, ParamType,
-    PipelineSpec, PublishSpec, RunSpec, ScheduleSpec, SoftwareSpec, StepPolicy, StepSpec, Template,
-    WaitSpec,
+    Action, ApproveSpec, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation,
+    Join, LookupSpec, MapOver, MapSpec, OnCancel, OnFailure, OutcomeRule, OutputRef, Overlap,
+    ParamSpec, ParamType, PipelineSpec, PublishSpec, RunSpec, ScheduleSpec, SoftwareSpec,
+    StepPolicy, StepSpec, Template, WaitSpec,
 };
 pub use status::{
     Failure, FailureClass, Outcome, RunState, SkipReason, StepState, TimeoutKind, WaitReason,

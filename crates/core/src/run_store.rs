@@ -181,7 +181,7 @@ pub struct StepRecord {
     pub skip: Option<SkipReason>,
     /// The items of a mapped step, once known, in order.
     pub items: Option<Json>,
-    /// What it handed on.
+    /// What it handed on; of a step without an end, what it was given to hand on.
     pub output: Option<StepOutput>,
 }
 
@@ -452,6 +452,13 @@ pub enum EventKind {
         slot: Slot,
         /// How.
         resolution: Resolution,
+    },
+    /// Somebody gave a step the value that it waits for, or will wait for.
+    SignalGiven {
+        /// The place.
+        slot: Slot,
+        /// Who.
+        by: String,
     },
 }
 

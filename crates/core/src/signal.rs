@@ -45,6 +45,18 @@ pub enum Signal {
         /// How.
         resolution: Resolution,
     },
+    /// Hand a value to the steps of a run that wait for a signal of this name, or will; nothing
+    /// happens if they have one.
+    Give {
+        /// The run.
+        run: RunId,
+        /// The name; that of the step where it asks for approval.
+        name: String,
+        /// The value, at most [`MOST_GIVEN`] bytes of JSON; an [`Approval`] where the step asks for one.
+        value: Json,
+        /// Who gives it, for the run's record.
+        by: String,
+    },
     /// Go on with an unfinished run that no engine has, and with the runs that its steps started.
     /// Whoever leaves it knows that one engine at a time has the store.
     Adopt {
@@ -54,6 +66,50 @@ pub enum Signal {
     /// Start a run, or do nothing if its key has one. An engine that doesn't have this very
     /// version of the pipeline, or is another environment's, leaves the signal to another.
     Start(Box<StartSignal>),
+}
+
+/// The most bytes of JSON that a value given to a run may have.
+pub const MOST_GIVEN: usize = 16 << 10;
+
+/// What somebody decides on a step that asks for approval, and the result of the step.
+///
+/// ```
+/// use windlass_core::Approval;
+/// let no = Approval::rejected("ana", Some("its recall fell".to_owned()));
+/// assert!(!no.approved);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Approval {
+    /// True to go on.
+    pub approved: bool,
+    /// Who decides.
+    pub by: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Approval {
+    /// Lets the run go on.
+    #[must_use]
+    pub fn approved(by: impl Into<String>, reason: Option<String>) -> Self {
+        let by = by.into();
+        Self {
+            approved: true,
+            by,
+            reason,
+        }
+    }
+
+    /// Fails the step.
+    #[must_use]
+    pub fn rejected(by: impl Into<String>, reason: Option<String>) -> Self {
+        Self {
+            approved: false,
+            ..Self::approved(by, reason)
+        }
+    }
 }
 
 /// A run that is asked for.
@@ -116,6 +172,7 @@ impl Signal {
             | Self::Pause { run }
             | Self::Resume { run }
             | Self::Resolve { run, .. }
+            | Self::Give { run, .. }
             | Self::Adopt { run } => Some(*run),
             Self::Start(_) => None,
         }

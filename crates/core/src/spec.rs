@@ -428,6 +428,22 @@ pub struct ChildSpec {
     /// Its parameters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<LogicalName, Template>,
+    /// What becomes of that run when the step is stopped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_cancel: OnCancel,
+}
+
+/// What becomes of a run when the step that started it is stopped: by a cancel, a limit or a failure
+/// that stops all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnCancel {
+    /// It is cancelled too, and the step ends when it has ended.
+    #[default]
+    Cancel,
+    /// It goes on by itself; the step ends at once.
+    Detach,
 }
 
 impl ChildSpec {
@@ -437,6 +453,7 @@ impl ChildSpec {
         Self {
             pipeline,
             parameters: BTreeMap::new(),
+            on_cancel: OnCancel::Cancel,
         }
     }
 }
@@ -450,6 +467,29 @@ pub enum WaitSpec {
     For(#[serde(with = "duration")] Duration),
     /// Until an instant (RFC 3339).
     Until(Template),
+    /// Until somebody gives the run a signal of this name; its value is the step's result. One that
+    /// was given before the step is reached is kept for it.
+    Signal(LogicalName),
+}
+
+/// Asks people whether the run may go on.
+///
+/// ```
+/// use windlass_core::{Action, ApproveSpec, StepName, StepSpec};
+/// let mut ask = ApproveSpec::default();
+/// ask.message = Some("Does the new model look right?".into());
+/// let gate = StepSpec::new(StepName::new("gate").unwrap(), Action::Approve(Box::new(ask)));
+/// assert_eq!(gate.action.kind(), "approve");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ApproveSpec {
+    /// What is to be decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Arc<str>>,
+    /// Who may decide, by the names that they give; anybody if it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<Arc<str>>,
 }
 
 /// Reads a small JSON or CSV object into the step's result.
@@ -482,8 +522,10 @@ pub enum Action {
     Publish(Box<PublishSpec>),
     /// Deletes what lies at `STORAGE://KEY`.
     Delete(Box<Template>),
-    /// Waits for a point in time.
+    /// Waits for a point in time, or for a signal.
     Wait(Box<WaitSpec>),
+    /// Waits until somebody approves or rejects; fails if it is rejected.
+    Approve(Box<ApproveSpec>),
     /// Runs another pipeline.
     Pipeline(Box<ChildSpec>),
     /// Reads a small object into the result.
@@ -505,10 +547,25 @@ impl Action {
             Self::Publish(_) => "publish",
             Self::Delete(_) => "delete",
             Self::Wait(_) => "wait",
+            Self::Approve(_) => "approve",
             Self::Pipeline(_) => "pipeline",
             Self::Lookup(_) => "lookup",
             Self::Check(_) => "check",
             Self::Fail(_) => "fail",
+        }
+    }
+
+    /// Returns the name of the signal that a step with this action waits for: the name of the step
+    /// itself where it asks for approval.
+    #[must_use]
+    pub fn awaits<'a>(&'a self, step: &'a StepName) -> Option<&'a str> {
+        match self {
+            Self::Wait(wait) => match wait.as_ref() {
+                WaitSpec::Signal(name) => Some(name.as_str()),
+                WaitSpec::For(_) | WaitSpec::Until(_) => None,
+            },
+            Self::Approve(_) => Some(step.as_str()),
+            _ => None,
         }
     }
 }

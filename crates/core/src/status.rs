@@ -341,6 +341,18 @@ pub enum WaitReason {
     },
     /// A person must say how its last attempt ended.
     Resolution,
+    /// Nobody has given the run this signal yet.
+    Signal {
+        /// Its name.
+        name: String,
+    },
+    /// Nobody has approved or rejected it yet.
+    Approval {
+        /// What is to be decided.
+        message: Option<String>,
+        /// Who may; anybody if it is empty.
+        by: Vec<String>,
+    },
 }
 
 impl fmt::Display for WaitReason {
@@ -380,6 +392,14 @@ impl fmt::Display for WaitReason {
             Self::Implementation { name } => write!(f, "waits for a host that implements {name}"),
             Self::Paused => f.write_str("the run is paused"),
             Self::ChildRun { run } => write!(f, "waits for run {run}"),
+            Self::Signal { name } => write!(f, "waits for the signal {name}"),
+            Self::Approval { message, by } => {
+                f.write_str("waits for approval")?;
+                if !by.is_empty() {
+                    write!(f, " by {}", by.join(" or "))?;
+                }
+                message.iter().try_for_each(|m| write!(f, ": {m}"))
+            }
             Self::Resolution => f.write_str("waits for somebody to say how its attempt ended"),
         }
     }

@@ -437,7 +437,14 @@ impl<'a> Validator<'a> {
                     self.report(Problem::new(format!("{at}/wait/until"), e.to_string()));
                 }
             }
-            Action::Native(_) | Action::Check(_) | Action::Fail(_) => {}
+            Action::Native(_) | Action::Check(_) | Action::Fail(_) | Action::Approve(_) => {}
+        }
+        if step.map.is_some() && step.action.awaits(&step.name).is_some() {
+            let problem = Problem::new(
+                format!("{at}/map"),
+                "a step that waits for people or signals can't be mapped",
+            );
+            self.report(problem.help("map a `pipeline` step, and wait in that pipeline"));
         }
     }
 
@@ -644,6 +651,7 @@ impl<'a> Validator<'a> {
             | Action::Publish(_)
             | Action::Delete(_)
             | Action::Wait(_)
+            | Action::Approve(_)
             | Action::Pipeline(_)
             | Action::Lookup(_)
             | Action::Check(_)
@@ -965,6 +973,7 @@ pub fn output_refs(action: &Action) -> Vec<(&OutputRef, String)> {
         | Action::Copy(_)
         | Action::Delete(_)
         | Action::Wait(_)
+        | Action::Approve(_)
         | Action::Pipeline(_)
         | Action::Lookup(_)
         | Action::Check(_)
@@ -1019,7 +1028,7 @@ pub fn templates(step: &StepSpec) -> Vec<(String, &Template, bool)> {
                 .iter()
                 .map(|(k, t)| (format!("pipeline/parameters/{k}"), t, true)),
         ),
-        Action::Native(_) | Action::Publish(_) => {}
+        Action::Native(_) | Action::Publish(_) | Action::Approve(_) => {}
     }
     all
 }

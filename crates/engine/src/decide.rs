@@ -14,6 +14,7 @@ mod limits;
 mod map;
 mod recover;
 mod reuse;
+mod signal;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,12 @@ pub(crate) enum Input {
     Resume,
     /// Somebody says how an attempt ended of which nobody can tell.
     Resolve { slot: Slot, resolution: Resolution },
+    /// Somebody gives a value to the steps that wait for a signal of this name.
+    Give {
+        name: String,
+        value: Json,
+        by: String,
+    },
     /// The run was loaded after a restart; it started then.
     Recover { started: Option<Timestamp> },
 }
@@ -224,6 +231,7 @@ impl RunState {
             Input::Pause => self.pause(at, out),
             Input::Resume => self.resume(at, out),
             Input::Resolve { slot, resolution } => self.resolve(*slot, *resolution, at, out),
+            Input::Give { name, value, by } => self.give(name, value, by, at, out),
             Input::Recover { started } => self.recover(*started, at, out),
         }
         self.close_phase(at, out);
@@ -378,7 +386,15 @@ impl RunState {
                 at,
                 out,
             ),
-            (Stage::Plain | Stage::Time | Stage::Held | Stage::Gate | Stage::Queued, _) => {}
+            (
+                Stage::Plain
+                | Stage::Time
+                | Stage::Held
+                | Stage::Gate
+                | Stage::Queued
+                | Stage::Signal,
+                _,
+            ) => {}
         }
     }
 }

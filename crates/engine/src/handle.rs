@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{EventKind, EventRecord, Resolution, RunRecord, RunSnapshot};
 use windlass_core::{
-    Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Slot, StepName, StepRef,
-    StepState, Timestamp, WaitReason,
+    Approval, Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Signal,
+    SignalId, SignalRecord, Slot, StepName, StepRef, StepState, Timestamp, WaitReason,
 };
 
 use crate::Error;
 use crate::decide::Input;
 use crate::driver::Message;
 use crate::engine::{Inner, RunSummary};
+use crate::give::check_signal;
 
 /// A wish to start a run.
 ///
@@ -328,6 +330,65 @@ impl RunHandle {
     /// [`crate::ErrorKind::Closed`].
     pub async fn resolve(&self, slot: Slot, resolution: Resolution) -> Result<(), Error> {
         self.tell(Input::Resolve { slot, resolution }).await
+    }
+
+    /// Gives the run a signal: a value for the steps that wait for one of this name, or will.
+    ///
+    /// The first value counts. Once this returns it is kept, whatever happens to the host, until
+    /// a step takes it. Returns false, and changes nothing, if every such step had one or has ended.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] if the run has ended, no step waits for the name, or the value
+    /// can't be taken; [`crate::ErrorKind::Store`]; [`crate::ErrorKind::Closed`]. An engine without a
+    /// store checks no name: what nobody waits for is dropped.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the signal may or may not be given.
+    pub async fn signal<T: Serialize + Sync + ?Sized>(
+        &self,
+        name: &str,
+        value: &T,
+        by: impl Into<String> + Send,
+    ) -> Result<bool, Error> {
+        let (name, by) = (name.to_owned(), by.into());
+        let value = Json::of(value)
+            .map_err(|e| Error::invalid(format!("signal `{name}` is no JSON: {e}")))?;
+        let core = &self.inner.core;
+        let Some(store) = &core.store else {
+            let input = Input::Give { name, value, by };
+            return self.tell(input).await.map(|()| true);
+        };
+        let snapshot = store.snapshot(self.run).await?;
+        let snapshot =
+            snapshot.ok_or_else(|| Error::not_found(format!("there is no run {}", self.run)))?;
+        if !check_signal(&snapshot, &name, &value)? {
+            return Ok(false);
+        }
+        let left = store.signals(u32::MAX).await?;
+        let is_other = |s: &SignalRecord| matches!(&s.signal, Signal::Give { run, name: n, .. } if *run == self.run && *n == name);
+        if left.iter().any(is_other) {
+            return Ok(false);
+        }
+        let run = self.run;
+        let signal = Signal::Give {
+            run,
+            name,
+            value,
+            by,
+        };
+        let record = SignalRecord::new(SignalId::new(core.ids.random()), signal, core.clock.now());
+        store.signal(&record).await?;
+        core.woken.notify_one();
+        Ok(true)
+    }
+
+    /// Lets a step that asks for approval succeed, or fails it, as [`Self::signal`].
+    ///
+    /// # Errors
+    /// As [`Self::signal`].
+    pub async fn answer(&self, step: &StepName, approval: &Approval) -> Result<bool, Error> {
+        let by = approval.by.clone();
+        self.signal(step.as_str(), approval, by).await
     }
 
     async fn tell(&self, input: Input) -> Result<(), Error> {

@@ -123,8 +123,12 @@ impl RunState {
             };
             self.extras.insert(row.slot, extra);
         }
-        if let Some(output) = &row.output {
-            self.outputs.insert(row.slot, Arc::new(output.clone()));
+        if let Some(output) = row.output.clone().map(Arc::new) {
+            if row.state.is_final() {
+                self.outputs.insert(row.slot, output);
+            } else {
+                self.extras.entry(row.slot).or_default().given = Some(output);
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Stage {
     Gate,
     /// In the queue of admission.
     Queued,
+    /// Waits for a signal or an approval.
+    Signal,
 }
 
 /// One step, or one item of a mapped step.
@@ -85,6 +87,8 @@ pub(crate) struct Extra {
     pub(crate) wake_at: Option<Timestamp>,
     pub(crate) failure: Option<Failure>,
     pub(crate) skip: Option<SkipReason>,
+    /// What somebody gave it before it was reached.
+    pub(crate) given: Option<Arc<StepOutput>>,
     /// The time limit that made the engine stop the attempt.
     pub(crate) timed_out: Option<TimeoutKind>,
     /// True once the attempt's code is known to run.
@@ -252,7 +256,9 @@ impl RunState {
             // The items are JSON values, so the list of them is one.
             row.items = Json::of(&*map.items).ok();
         }
-        row.output = self.outputs.get(&slot).map(|o| o.as_ref().clone());
+        let given = self.extras.get(&slot).and_then(|e| e.given.as_ref());
+        let output = self.outputs.get(&slot).or(given);
+        row.output = output.map(|o| o.as_ref().clone());
         Some(row)
     }
 

@@ -168,7 +168,10 @@ bad! {
     template_without_its_parameter => report("pipelines/p.yaml", b"name: p\ntemplate: t\n");
     template_with_a_wrong_parameter => report("pipelines/p.yaml", b"name: p\ntemplate: t\nwith: { what: 5 }\n");
     template_that_does_not_render => report_with_template(b"steps:\n  - { name: a, run: { command: [\"[[ nothing ]]\"] } }\n");
-    approval_is_not_supported => step("approve: { by: us }");
+    approval_of_a_mapped_step => step("approve: { by: us }, map: { over: [1, 2], as: i }");
+    signal_with_a_bad_name => step("wait: { signal: \"Not a name\" }");
+    wait_for_two_things => step("wait: { signal: go, for: 5m }");
+    approval_with_an_unknown_key => step("approve: { by: us, messgae: x }");
     repeat_is_not_supported => step("run: { command: [x] }, repeat: { max: 3 }");
     triggers_are_not_supported => pipeline("triggers: [{ dataset: x }]\nsteps: [{ name: a, run: { command: [x] } }]\n");
     python_environment_is_not_supported => step("run: { command: [x], environment: { python: requirements.lock } }");

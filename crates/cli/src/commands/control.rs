@@ -18,16 +18,16 @@ use crate::progress::Look;
 use crate::{json as lines, print};
 
 /// A run, and the store that it is in.
-struct Found {
+pub(super) struct Found {
     project: Project,
-    store: SqliteStore,
-    run: RunRecord,
+    pub(super) store: SqliteStore,
+    pub(super) run: RunRecord,
     /// What is wished for it.
     wish: &'static str,
     as_json: bool,
 }
 
-async fn find(
+pub(super) async fn find(
     place: &Place,
     name: &RunName,
     wish: &'static str,
@@ -47,7 +47,7 @@ async fn find(
 
 impl Found {
     /// Says what became of the wish, which is `pending` until an engine takes it.
-    fn answer(&self, state: RunState, pending: bool, text: &str) {
+    pub(super) fn answer(&self, state: RunState, pending: bool, text: &str) {
         let run = &self.run;
         print::out(&if self.as_json {
             let fields = json!({
@@ -60,7 +60,7 @@ impl Found {
     }
 
     /// Leaves a signal, and asks the engine at work to take the run over if it has not.
-    async fn leave(&self, signal: Signal) -> Result<SignalId, Failure> {
+    pub(super) async fn leave(&self, signal: Signal) -> Result<SignalId, Failure> {
         let id = leave(&self.store, signal).await?;
         if holder(&self.project)?.is_some() {
             let run = root_of(&self.store, self.run.id).await?;
@@ -71,7 +71,7 @@ impl Found {
 
     /// Waits until an engine took the signal and the run is as wished, or has ended; `None` once
     /// nobody is at work.
-    async fn wait(
+    pub(super) async fn wait(
         &self,
         signal: &SignalId,
         wished: impl Fn(RunState) -> bool,
@@ -94,7 +94,11 @@ impl Found {
     }
 
     /// Brings the run to its end in this process.
-    async fn go_on(&self, variables: Variables, progress: Progress) -> Result<RunState, Failure> {
+    pub(super) async fn go_on(
+        &self,
+        variables: Variables,
+        progress: Progress,
+    ) -> Result<RunState, Failure> {
         let drive = Drive {
             project: &self.project,
             variables,

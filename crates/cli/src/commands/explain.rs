@@ -235,6 +235,14 @@ impl<'a> Steps<'a> {
                 "windlass resolve {run} '{label}' --as succeeded | failed | retry"
             ));
         }
+        match waits {
+            Some(WaitReason::Signal { name }) => help.push(format!("windlass signal {run} {name}")),
+            Some(WaitReason::Approval { .. }) => {
+                help.push(format!("windlass approve {run} {label}"));
+                help.push(format!("windlass reject {run} {label} --reason TEXT"));
+            }
+            _ => {}
+        }
         if waits == Some(&WaitReason::Paused) {
             help.push(format!("windlass resume {run}"));
         }

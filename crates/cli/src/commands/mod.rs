@@ -3,6 +3,7 @@
 pub(crate) mod control;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod give;
 pub(crate) mod graph;
 pub(crate) mod import;
 pub(crate) mod init;

@@ -12,6 +12,7 @@ mod control;
 mod ends;
 mod explained;
 mod files;
+mod given;
 mod graphs;
 mod help;
 mod kit;

@@ -73,7 +73,11 @@ impl RunState {
         if self.paused_at.is_some() {
             return self.hold(slot);
         }
-        let wait = match &self.pipeline.step(slot.step).action {
+        let step = self.pipeline.step(slot.step);
+        if step.action.awaits(&step.name).is_some() {
+            return self.wait_for_signal(slot, at, out);
+        }
+        let wait = match &step.action {
             Action::Wait(wait) => Some(wait.as_ref().clone()),
             _ => None,
         };

@@ -19,6 +19,7 @@ mod reboot;
 mod reruns;
 mod restarts;
 mod retries;
+mod signals;
 mod stops;
 mod verbs;
 mod world;

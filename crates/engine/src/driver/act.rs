@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use windlass_core::run_store::AttemptEnd;
 use windlass_core::{
-    Action, AttemptNo, CancelSignal, Failure, FencingToken, Json, RunId, RunState as RunPhase,
-    Slot, StepContext, StepOutput,
+    Action, AttemptNo, CancelSignal, Failure, FencingToken, Json, OnCancel, RunId,
+    RunState as RunPhase, Slot, StepContext, StepOutput,
 };
 
-use super::{Driver, Message};
+use super::{Active, Driver, Message};
 use crate::bound::{Kind, fill, item_of};
 use crate::decide::{Command, Input};
 use crate::engine::RunSummary;
@@ -242,6 +242,9 @@ impl Driver {
                     trigger.cancel();
                 }
             }
+            Kind::Child if detaches(active, slot) => {
+                self.end_stopped(run, slot, token);
+            }
             Kind::Child => {
                 let children: Vec<RunId> = self
                     .runs
@@ -262,18 +265,23 @@ impl Driver {
                 self.parked.retain(|(r, c)| {
                     *r != run || !matches!(c, Command::Launch { token: t, .. } if *t == token)
                 });
-                self.apply(
-                    run,
-                    Input::Ended {
-                        slot,
-                        token,
-                        end: AttemptEnd::Cancelled,
-                        output: StepOutput::empty(),
-                        usage: None,
-                    },
-                );
+                self.end_stopped(run, slot, token);
             }
         }
+    }
+
+    /// An attempt ends at once because it was asked to.
+    fn end_stopped(&mut self, run: RunId, slot: Slot, token: FencingToken) {
+        self.apply(
+            run,
+            Input::Ended {
+                slot,
+                token,
+                end: AttemptEnd::Cancelled,
+                output: StepOutput::empty(),
+                usage: None,
+            },
+        );
     }
 
     fn end(&mut self, run: RunId, state: RunPhase) {
@@ -332,4 +340,10 @@ impl Driver {
         let later = std::mem::take(&mut self.later);
         (!later.is_empty()).then_some(Message::Inputs(later))
     }
+}
+
+/// Returns true if the run that a step started goes on when the step is stopped.
+fn detaches(active: &Active, slot: Slot) -> bool {
+    let action = &active.bound.pipeline.step(slot.step).action;
+    matches!(action, Action::Pipeline(child) if child.on_cancel == OnCancel::Detach)
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{RerunOf, RunRecord, RunSnapshot};
 use windlass_core::{
-    Json, LogicalName, Pipeline, RunContext, RunId, RunKey, Shard, Slot, StepName, StepState,
-    Timestamp, WaitReason, resolve_params,
+    Action, Json, LogicalName, Pipeline, RunContext, RunId, RunKey, Shard, Slot, StepName,
+    StepState, Timestamp, WaitReason, resolve_params,
 };
 
 use super::{Active, Dirty, Driver, Gate};
@@ -23,6 +23,21 @@ use crate::state::{RunState, Stage};
 fn params_of(pipeline: &Pipeline, request: &RunRequest) -> Result<Map<String, Value>, Error> {
     resolve_params(&pipeline.spec().parameters, &request.params)
         .map_err(|p| Error::params(&request.pipeline, &p))
+}
+
+/// Says what a step waits for that waits for people or signals.
+fn awaited(active: &Active, slot: Slot) -> Option<WaitReason> {
+    let step = active.bound.pipeline.step(slot.step);
+    let name = step.action.awaits(&step.name)?;
+    Some(match &step.action {
+        Action::Approve(ask) => WaitReason::Approval {
+            message: ask.message.as_deref().map(str::to_owned),
+            by: ask.by.iter().map(|by| (**by).to_owned()).collect(),
+        },
+        _ => WaitReason::Signal {
+            name: name.to_owned(),
+        },
+    })
 }
 
 impl Driver {
@@ -264,6 +279,7 @@ impl Driver {
             (StepState::Waiting, Stage::Time) => Some(WaitReason::Time { until }),
             (StepState::Retrying, _) => Some(WaitReason::Backoff { until }),
             (StepState::Unknown, _) => Some(WaitReason::Resolution),
+            (StepState::Waiting, Stage::Signal) => awaited(active, slot),
             (StepState::Waiting, _) => self.admission.explain((active.record.id, slot)),
             (StepState::Running, _) => self.reason_of_running(active, slot),
             _ => None,
@@ -276,7 +292,7 @@ impl Driver {
             Kind::Missing => {
                 let action = &active.bound.pipeline.step(slot.step).action;
                 let name = match action {
-                    windlass_core::Action::Native(name) => name.to_string(),
+                    Action::Native(name) => name.to_string(),
                     other => other.kind().to_owned(),
                 };
                 Some(WaitReason::Implementation { name })

@@ -41,6 +41,12 @@ impl Driver {
                 slot,
                 resolution,
             } => self.signal_run(run, id, Input::Resolve { slot, resolution }),
+            Signal::Give {
+                run,
+                name,
+                value,
+                by,
+            } => self.signal_run(run, id, Input::Give { name, value, by }),
             other => tracing::debug!(?other, "a signal that this version doesn't know"),
         }
     }

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 use windlass_core::{
-    Action, Backoff, ChildSpec, ClassRetry, Conditions, CopySpec, FailureClass, InputSource,
-    Isolation, Join, LogicalName, LookupSpec, MapOver, MapSpec, OutputRef, PipelineName,
-    PublishSpec, Resources, RetryPolicy, RunSpec, SoftwareSpec, StepName, StepPolicy, StepSpec,
-    Template, TimeoutKind, Timeouts, WaitSpec, nearest,
+    Action, ApproveSpec, Backoff, ChildSpec, ClassRetry, Conditions, CopySpec, FailureClass,
+    InputSource, Isolation, Join, LogicalName, LookupSpec, MapOver, MapSpec, OnCancel, OutputRef,
+    PipelineName, PublishSpec, Resources, RetryPolicy, RunSpec, SoftwareSpec, StepName, StepPolicy,
+    StepSpec, Template, TimeoutKind, Timeouts, WaitSpec, nearest,
 };
 
 use super::{Converter, DecodedSteps};
 use crate::diagnostic::clip;
 use crate::files::{
     After, BackoffFile, ChildFile, ClassFile, DefaultsFile, IsolationFile, JoinFile, MapFile,
-    PublishFile, RetryFile, RunFile, SoftwareFile, StepFile, WaitFile, Words,
+    OnCancelFile, PublishFile, RetryFile, RunFile, SoftwareFile, StepFile, WaitFile, Words,
 };
 
 /// As many attempts a step may have.
@@ -315,11 +315,7 @@ impl Converter<'_> {
     /// because it didn't decode.
     fn action(&mut self, at: &str, file: &StepFile, good: bool) -> Option<Action> {
         let mut supported = true;
-        for (name, value) in [
-            ("approve", &file.approve),
-            ("http", &file.http),
-            ("repeat", &file.repeat),
-        ] {
+        for (name, value) in [("http", &file.http), ("repeat", &file.repeat)] {
             if value.is_some() {
                 self.unsupported(&format!("{at}/{name}"), &format!("`{name}`"));
                 supported = false;
@@ -331,6 +327,7 @@ impl Converter<'_> {
             ("publish", file.publish.is_some()),
             ("delete", file.delete.is_some()),
             ("wait", file.wait.is_some()),
+            ("approve", file.approve.is_some()),
             ("pipeline", file.pipeline.is_some()),
             ("lookup", file.lookup.is_some()),
             ("check", file.check.is_some()),
@@ -388,6 +385,13 @@ impl Converter<'_> {
         if let Some(wait) = &file.wait {
             return self.wait(&format!("{at}/wait"), wait);
         }
+        if let Some(ask) = &file.approve {
+            let mut spec = ApproveSpec::default();
+            spec.message = ask.message.as_deref().map(Arc::from);
+            let by = ask.by.iter().flat_map(Words::iter);
+            spec.by = by.map(|by| by.as_str().into()).collect();
+            return Some(Action::Approve(Box::new(spec)));
+        }
         if let Some(child) = &file.pipeline {
             return self.child(&format!("{at}/pipeline"), child);
         }
@@ -424,6 +428,10 @@ impl Converter<'_> {
                 spec.parameters.insert(name, value);
             }
         }
+        spec.on_cancel = match file.on_cancel {
+            OnCancelFile::Cancel => OnCancel::Cancel,
+            OnCancelFile::Detach => OnCancel::Detach,
+        };
         Some(Action::Pipeline(Box::new(spec)))
     }
 
@@ -537,24 +545,22 @@ impl Converter<'_> {
     }
 
     fn wait(&mut self, at: &str, file: &WaitFile) -> Option<Action> {
-        for (name, value) in [("signal", &file.signal), ("object", &file.object)] {
-            if value.is_some() {
-                let what = match name {
-                    "signal" => "waiting for a signal",
-                    _ => "waiting for an object",
-                };
-                self.unsupported(&format!("{at}/{name}"), what);
-                return None;
-            }
+        if file.object.is_some() {
+            self.unsupported(&format!("{at}/object"), "waiting for an object");
+            return None;
         }
-        let wait = match (&file.period, &file.until) {
-            (Some(period), None) => WaitSpec::For(period.0),
-            (None, Some(until)) => WaitSpec::Until(Template::new(until)),
+        let wait = match (&file.period, &file.until, &file.signal) {
+            (Some(period), None, None) => WaitSpec::For(period.0),
+            (None, Some(until), None) => WaitSpec::Until(Template::new(until)),
+            (None, None, Some(name)) => {
+                let checked = LogicalName::new(name);
+                WaitSpec::Signal(self.keep_name(&format!("{at}/signal"), name, checked)?)
+            }
             _ => {
                 self.reject(
                     at,
-                    "a wait is either `for` a time or `until` an instant",
-                    "write `wait: { for: 10m }`, or `wait: { until: 2026-11-03T06:00:00Z }`",
+                    "a wait is either `for` a time, `until` an instant, or for a `signal`",
+                    "write `wait: { for: 10m }`, `wait: { until: 2026-11-03T06:00:00Z }`, or `wait: { signal: NAME }`",
                 );
                 return None;
             }

@@ -69,7 +69,7 @@ pub(crate) struct StepFile {
     /// Deletes an object, or a folder with `/` at its end: STORAGE://KEY.
     #[serde(default)]
     pub(crate) delete: Option<String>,
-    /// Waits for a time.
+    /// Waits for a time or a signal.
     #[serde(default)]
     pub(crate) wait: Option<WaitFile>,
     /// Runs another pipeline of the project.
@@ -84,9 +84,9 @@ pub(crate) struct StepFile {
     /// Fails, with this text.
     #[serde(default)]
     pub(crate) fail: Option<String>,
+    /// Waits until somebody approves or rejects.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(crate) approve: Option<Value>,
+    pub(crate) approve: Option<ApproveFile>,
     #[serde(default)]
     #[schemars(skip)]
     pub(crate) http: Option<Value>,
@@ -206,12 +206,23 @@ pub(crate) struct WaitFile {
     /// Instant to wait for, such as 2026-11-03T06:00:00Z.
     #[serde(default)]
     pub(crate) until: Option<String>,
+    /// Name of a signal to wait for, which `windlass signal` gives; its value is the step's result.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(crate) signal: Option<Value>,
+    pub(crate) signal: Option<String>,
     #[serde(default)]
     #[schemars(skip)]
     pub(crate) object: Option<Value>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApproveFile {
+    /// What is to be decided.
+    #[serde(default)]
+    pub(crate) message: Option<String>,
+    /// Who may decide, by the names that they give; anybody without it.
+    #[serde(default)]
+    pub(crate) by: Option<Words>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -222,6 +233,19 @@ pub(crate) struct ChildFile {
     /// Its parameters: values, or text with holes.
     #[serde(default)]
     pub(crate) parameters: BTreeMap<String, Value>,
+    /// What becomes of its run when this step is stopped.
+    #[serde(default)]
+    pub(crate) on_cancel: OnCancelFile,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnCancelFile {
+    /// It is cancelled too, and this step ends after it.
+    #[default]
+    Cancel,
+    /// It goes on by itself.
+    Detach,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -17,6 +17,8 @@ pub(super) enum Deed {
     SignalCancel,
     SignalPause,
     SignalResume,
+    /// Give a run what its steps wait for.
+    Give,
     /// Run again what has no result.
     Rerun,
     /// Ask how far a run is, and what it waits for.
@@ -77,7 +79,8 @@ impl Story {
                 59..=64 => Deed::SignalPause,
                 65..=70 => Deed::SignalResume,
                 71..=84 => Deed::Rerun,
-                85..=92 => Deed::Look,
+                85..=88 => Deed::Give,
+                89..=92 => Deed::Look,
                 _ => Deed::Drain,
             };
             acts.push(Act {

@@ -125,6 +125,9 @@ fn made_valid(mut spec: PipelineSpec) -> Pipeline {
     }
 }
 
+/// Name of the signal that steps wait for.
+pub(super) const SIGNAL: &str = "go";
+
 fn draw_action(dice: &mut Dice, pipeline: usize) -> Action {
     match dice.between(0, 99) {
         0..=49 => Action::Native(Arc::from(CODE)),
@@ -141,6 +144,7 @@ fn draw_action(dice: &mut Dice, pipeline: usize) -> Action {
         )))),
         83..=84 => Action::Fail(Box::new(Template::new("on purpose"))),
         85..=86 => Action::Check(Box::new(Template::new("true"))),
+        87..=88 => Action::Wait(Box::new(WaitSpec::Signal(pool(SIGNAL)))),
         _ if pipeline > 0 => {
             let other = dice.between(0, pipeline as u64 - 1) as usize;
             Action::Pipeline(Box::new(ChildSpec::new(pipeline_name(other))))

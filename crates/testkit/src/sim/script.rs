@@ -14,6 +14,7 @@ use windlass_engine::{Engine, Error, RunHandle, RunRequest};
 use super::deeds::{Act, Deed, Wish};
 use super::host::{Alive, Scene};
 use super::line::Line;
+use super::plan::SIGNAL;
 use super::store::ModelStore;
 use super::world::HostNo;
 
@@ -88,6 +89,7 @@ impl Scene {
             Deed::SignalCancel => self.signal(host, Signal::Cancel { run, reason }).await,
             Deed::SignalPause => self.signal(host, Signal::Pause { run }).await,
             Deed::SignalResume => self.signal(host, Signal::Resume { run }).await,
+            Deed::Give => self.give(host, run).await,
             Deed::Rerun => match self.ask(host, engine.rerun(run, &[])).await? {
                 Ok(rerun) => {
                     self.promised(host, &rerun);
@@ -224,8 +226,8 @@ impl Scene {
                 let unknown = self.check_waits(&survey.open).await;
                 if !unknown.is_empty() && resolved < 5 {
                     resolved += 1;
-                    for (run, slot) in unknown {
-                        self.resolve(run, slot).await;
+                    for (run, slot, reason) in unknown {
+                        self.help(run, slot, &reason).await;
                     }
                     continue;
                 }
@@ -267,6 +269,30 @@ impl Scene {
         }
     }
 
+    /// Gives a run what its steps wait for, by the store.
+    async fn give(&self, host: HostNo, run: RunId) -> Alive<()> {
+        let value = self.world.lock().dice.host.between(1, 9);
+        let signal = Signal::Give {
+            run,
+            name: SIGNAL.to_owned(),
+            value: Json::of(&value).unwrap_or_default(),
+            by: "somebody".to_owned(),
+        };
+        self.signal(host, signal).await
+    }
+
+    /// Does what a slot waits for that waits for a person.
+    async fn help(&self, run: RunId, slot: Slot, reason: &WaitReason) {
+        match reason {
+            WaitReason::Signal { .. } => {
+                if let Some((host, _)) = self.host_of(run).await {
+                    self.give(host, run).await.ok();
+                }
+            }
+            _ => self.resolve(run, slot).await,
+        }
+    }
+
     /// Says how an attempt ended of which nobody knows: to the engine, or by a signal.
     async fn resolve(&self, run: RunId, slot: Slot) {
         let Some((host, engine)) = self.host_of(run).await else {
@@ -302,7 +328,7 @@ impl Scene {
 
     /// Checks that whoever still waits says for what, and that this is something that may take for
     /// ever; returns what waits for a person.
-    async fn check_waits(&self, open: &[(RunId, RunState)]) -> Vec<(RunId, Slot)> {
+    async fn check_waits(&self, open: &[(RunId, RunState)]) -> Vec<(RunId, Slot, WaitReason)> {
         let mut unknown = Vec::new();
         for (id, _) in open {
             let Some((host, engine)) = self.host_of(*id).await else {
@@ -315,15 +341,15 @@ impl Scene {
                 continue;
             };
             let held = explained.iter();
-            let held = held.filter(|e| e.reason == WaitReason::Resolution);
-            unknown.extend(held.map(|e| (*id, e.slot)));
+            let held = held.filter(|e| waits_for_a_person(&e.reason));
+            unknown.extend(held.map(|e| (*id, e.slot, e.reason.clone())));
             let mut state = self.world.lock();
             state.count("runs that wait for something");
             state.note(format_args!("{} waits for {explained:?}", id.short()));
             // One that runs until it is stopped may hold what others wait for.
             let endless = open.iter().any(|(run, _)| state.has_endless_job(*run));
             let named = |r: &WaitReason| match r {
-                WaitReason::Resolution => true,
+                r if waits_for_a_person(r) => true,
                 WaitReason::Quota { holders, .. } => !holders.is_empty() && endless,
                 WaitReason::ChildRun { run } => open.iter().any(|(other, _)| other == run),
                 _ => false,
@@ -337,4 +363,8 @@ impl Scene {
         }
         unknown
     }
+}
+
+const fn waits_for_a_person(reason: &WaitReason) -> bool {
+    matches!(reason, WaitReason::Resolution | WaitReason::Signal { .. })
 }

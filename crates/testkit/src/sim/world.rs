@@ -192,6 +192,7 @@ impl State {
             EventKind::StepReused { .. } => "reused ends",
             EventKind::CancelRequested { .. } => "cancels",
             EventKind::RunPaused => "pauses",
+            EventKind::SignalGiven { .. } => "given signals",
             _ => "other events",
         };
         self.count(name);

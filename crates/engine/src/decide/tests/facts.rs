@@ -84,6 +84,11 @@ fn step(fact: &str) -> StepSpec {
                 action(step, Action::Pipeline(Box::new(child)))
             }
             "wait" => action(step, Action::Wait(Box::new(WaitSpec::For(period(value))))),
+            "awaits" => action(
+                step,
+                Action::Wait(Box::new(WaitSpec::Signal(value.parse().unwrap()))),
+            ),
+            "approve" => action(step, Action::Approve(Box::default())),
             "until" => action(
                 step,
                 Action::Wait(Box::new(WaitSpec::Until(Template::new(

@@ -289,6 +289,8 @@ impl<'a> Player<'a> {
                 .is_none_or(|n| !matches!(n.state, StepState::Retrying | StepState::Waiting)),
             Input::Timeout { slot, .. } => node(slot).is_none_or(|n| n.state.is_final()),
             Input::Deadline | Input::Cancel { .. } | Input::Recover { .. } => false,
+            // No step of a plan waits for one.
+            Input::Give { .. } => true,
             Input::Pause => w.run.phase != Phase::Running,
             Input::Resume => w.run.phase != Phase::Paused,
             Input::Resolve { slot, .. } => node(slot).is_none_or(|n| n.state != StepState::Unknown),

@@ -496,6 +496,7 @@ pub(super) const fn kind_of(input: &Input) -> (&'static str, Option<Slot>) {
         Input::Pause => ("pause", None),
         Input::Resume => ("resume", None),
         Input::Resolve { slot, .. } => ("resolve", Some(*slot)),
+        Input::Give { .. } => ("give", None),
         Input::Recover { .. } => ("recover", None),
     }
 }

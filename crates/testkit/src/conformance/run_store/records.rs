@@ -345,6 +345,10 @@ pub(super) async fn every_kind_of_event_reads_back(p: Place) -> Found {
             slot,
             resolution: Resolution::Retry,
         },
+        EventKind::SignalGiven {
+            slot,
+            by: "ana".to_owned(),
+        },
         EventKind::RunEnded {
             state: RunState::Failed,
             reason,
