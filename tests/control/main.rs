@@ -1,12 +1,17 @@
 //! Control of runs from outside: signals left in the store, engines that take over only some runs,
 //! and reruns of ended ones.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod children;
 mod fork;
 mod given;
 mod handover;
+mod kill_cases;
 mod retention;
 
 use std::sync::atomic::{AtomicBool, Ordering};
