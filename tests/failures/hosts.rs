@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use windlass::run_store::{RunQuery, RunStore};
 use windlass::{
-    Clock as _, Engine, MemoryCluster, PostgresOptions, PostgresStore, RunHandle, RunId, ShardSet,
-    Sharing, Signal, SignalId, SignalRecord, SystemClock, Timestamp,
+    Clock as _, ClockExt as _, Engine, MemoryCluster, Pipeline, PostgresOptions, PostgresStore,
+    Quota, Resources, RunHandle, RunId, RunRequest, ShardSet, Sharing, Signal, SignalId,
+    SignalRecord, StepError, SystemClock, Timestamp,
 };
 
 use crate::kit::{Calls, check, diamond, request};
@@ -237,5 +239,101 @@ async fn a_signal_reaches_a_run_on_whichever_host_it_is() {
             tokio::task::yield_now().await;
         }
         drop((a, b));
+    }
+}
+
+/// `first` ends at once, `second` waits for a permit; each takes one of a pool of two.
+fn two_steps(permits: &Arc<Semaphore>) -> Pipeline {
+    let mut p = Pipeline::builder("two");
+    let first = p.add("first", |_| async { Ok(()) });
+    let permits = Arc::clone(permits);
+    let second = p.add_with("second", first.clone(), move |cx, (): ()| {
+        let permits = Arc::clone(&permits);
+        async move {
+            tokio::select! {
+                permit = permits.acquire() => permit.unwrap().forget(),
+                () = cx.cancel().cancelled() => return Err(StepError::cancelled()),
+            }
+            Ok(())
+        }
+    });
+    let one = Resources::new().named("licence", 1);
+    for step in [&first, &second] {
+        p.configure(step, |s| {
+            s.pool("room".parse().unwrap()).request(one.clone())
+        });
+    }
+    p.build().unwrap()
+}
+
+async fn in_use(engine: &Engine) -> u64 {
+    let pools = engine.pools().await.unwrap();
+    pools.iter().map(|p| p.used.get("licence")).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_lapses_after_a_completion_was_recorded_leaves_no_room_held() {
+    let rows = MemoryCluster::new(Arc::new(SystemClock::new()), TTL);
+    let permits = Arc::new(Semaphore::new(0));
+    let host = async |name: &str| {
+        let store: Arc<dyn RunStore> = Arc::new(rows.host(name));
+        let two = Resources::new().named("licence", 2);
+        let builder = Engine::builder_shared(store).with_quota(Quota::new("room", two).unwrap());
+        let engine = builder.build().await.unwrap();
+        engine.deploy(two_steps(&permits)).await.unwrap();
+        engine
+    };
+    let reader = rows.host("reader");
+    let open = async || {
+        let mut open = 0;
+        for run in reader.runs(&RunQuery::unfinished()).await.unwrap() {
+            let rows = reader.snapshot(run.id).await.unwrap().unwrap();
+            open += rows.attempts.iter().filter(|a| a.end.is_none()).count() as u64;
+        }
+        open
+    };
+    let a = host("a").await;
+    let start = async |engine: &Engine, number: u32| {
+        let date = "2026-11-03".parse().unwrap();
+        let request = RunRequest::new("two", date).key(format!("two-{number}"));
+        // A host that doesn't know yet that its lease lapsed says so, and is asked again.
+        loop {
+            match engine.start(request.clone()).await {
+                Ok(run) => return run,
+                Err(error) => assert!(error.to_string().contains("start it again"), "{error}"),
+            }
+        }
+    };
+    for number in 0..6 {
+        start(&a, number).await;
+    }
+    // Every `first` is recorded: the second steps of two runs hold all there is.
+    while reader.runs(&RunQuery::default()).await.unwrap().len() < 6 || in_use(&a).await < 2 {
+        tokio::task::yield_now().await;
+    }
+    let thief = rows.host("thief");
+    rows.end_leases();
+    thief.renew(ShardSet::NONE).await.unwrap();
+    let b = host("b").await;
+    thief.hand_over().await.unwrap();
+    // What the hosts hold is what attempts in the rows hold, once both know what they have.
+    while in_use(&a).await + in_use(&b).await != open().await {
+        tokio::task::yield_now().await;
+    }
+    permits.add_permits(99);
+    while !reader
+        .runs(&RunQuery::unfinished())
+        .await
+        .unwrap()
+        .is_empty()
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((in_use(&a).await, in_use(&b).await), (0, 0));
+    for (engine, number) in [(&a, 10), (&b, 11)] {
+        let next = start(engine, number).await;
+        let soon = Duration::from_secs(1);
+        let ended = SystemClock::new().timeout(soon, next.outcome()).await;
+        assert!(ended.is_some(), "its next steps start soon");
     }
 }
