@@ -11,7 +11,7 @@ use crate::common::bar;
 use crate::{pipeline, start};
 
 /// The lease that hosts have unless they are told otherwise.
-const TTL: Duration = Duration::from_secs(15);
+const TTL: Duration = Duration::from_secs(12);
 
 #[cfg(feature = "postgres")]
 pub(crate) async fn postgres(count: usize) {
@@ -44,10 +44,10 @@ pub(crate) async fn postgres(_: usize) {
 
 /// Three hosts; one of them dies, or drains, and the time is taken until its runs go on.
 pub(crate) async fn failover(quick: bool) {
-    let ttl = if quick { TTL / 15 } else { TTL };
+    let ttl = if quick { TTL / 12 } else { TTL };
     for (drains, name, goal) in [
         (true, "durable-drained-host", 1.0),
-        (false, "durable-killed-host", TTL.as_secs_f64()),
+        (false, "durable-killed-host", 15.0),
     ] {
         let took = hand_over(ttl, drains).await;
         let how = if drains { "drained" } else { "killed" };
