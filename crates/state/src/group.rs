@@ -19,12 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 use windlass_core::RunId;
 use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
 
+use crate::records::{MAX_BYTES, MAX_TRANSITIONS, bytes};
+
 /// Requests that may wait for the writer; more wait at the door.
 const QUEUE: usize = 1_024;
-/// Transitions that go into one transaction, unless one request has more.
-const MAX_TRANSITIONS: usize = 4_096;
-/// Bytes that go into one transaction, about, unless one request has more.
-const MAX_BYTES: usize = 8 << 20;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -49,24 +47,6 @@ impl Commit {
     fn answer(self, answer: Result<Vec<Verdict>, StoreError>) {
         // Whoever asked may have stopped waiting.
         drop(self.answer.send(answer));
-    }
-
-    fn bytes(&self) -> usize {
-        let changes = self.batch.iter().flat_map(|t| &t.changes);
-        changes.map(bytes).sum()
-    }
-}
-
-/// About as many bytes as a change writes: the small columns, and what may be large.
-fn bytes(change: &Change) -> usize {
-    256 + match change {
-        Change::PutVersion(v) => 512 * v.spec.all_steps().count(),
-        Change::CreateRun(run) | Change::PutRun(run) => run.params.bytes().len(),
-        Change::PutStep(step) => {
-            let items = step.items.as_ref().map_or(0, |i| i.bytes().len());
-            items + step.output.as_ref().map_or(0, |o| o.value.bytes().len())
-        }
-        _ => 0,
     }
 }
 
@@ -207,7 +187,7 @@ impl Queue {
             match request {
                 Request::Commit(commit) => {
                     transitions += commit.batch.len();
-                    size += commit.bytes();
+                    size += bytes(&commit.batch);
                     group.push(commit);
                 }
                 // All is well.

@@ -14,6 +14,8 @@ mod lock;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "postgres", feature = "redb", feature = "sqlite"))]
+mod records;
 #[cfg(feature = "redb")]
 mod redb;
 #[cfg(feature = "sqlite")]

@@ -15,6 +15,7 @@ use windlass_core::run_store::{
 use windlass_core::{Digest, RunId, RunKey, RunState, ShardSet, SignalId, SignalRecord, Slot};
 
 use super::columns::outbox_code;
+use crate::records::same_request;
 
 /// Bytes of events that lie in one row, about: a reader decodes whole rows.
 const EVENT_ROW: usize = 64 << 10;
@@ -357,20 +358,6 @@ impl<'g> Plan<'g> {
         self.deleted.insert(id);
         Ok(())
     }
-}
-
-/// Returns true if the columns that are written once are the same.
-fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
-    a.params == b.params
-        && a.version == b.version
-        && a.pipeline == b.pipeline
-        && a.environment == b.environment
-        && a.date == b.date
-        && a.created_at == b.created_at
-        && a.parent == b.parent
-        && a.pipeline_commit == b.pipeline_commit
-        && a.code_commit == b.code_commit
-        && a.rerun == b.rerun
 }
 
 #[cfg(test)]

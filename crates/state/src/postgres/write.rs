@@ -25,11 +25,8 @@ use super::plan::{Known, Memory, Plan};
 use super::pool::Unread;
 use super::read;
 use super::statements::{Statements, Who};
+use crate::records::{MAX_BYTES, MAX_TRANSITIONS, bytes};
 
-/// Transitions that go into one transaction, unless one request has more.
-const MAX_TRANSITIONS: usize = 4_096;
-/// Bytes that go into one transaction, about, unless one request has more.
-const MAX_BYTES: usize = 8 << 20;
 /// Runs that are remembered; the engine keeps all unfinished ones in memory anyway.
 const RUNS_KEPT: usize = 65_536;
 /// Versions that are known to be in.
@@ -51,24 +48,6 @@ impl Request {
     fn answer(self, answer: Answer) {
         // Whoever asked may have stopped waiting.
         drop(self.answer.send(answer));
-    }
-
-    fn bytes(&self) -> usize {
-        let changes = self.batch.iter().flat_map(|t| &t.changes);
-        changes.map(bytes).sum()
-    }
-}
-
-/// About as many bytes as a change writes: the small columns, and what may be large.
-fn bytes(change: &Change) -> usize {
-    256 + match change {
-        Change::PutVersion(v) => 512 * v.spec.all_steps().count(),
-        Change::CreateRun(run) | Change::PutRun(run) => run.params.bytes().len(),
-        Change::PutStep(step) => {
-            let items = step.items.as_ref().map_or(0, |i| i.bytes().len());
-            items + step.output.as_ref().map_or(0, |o| o.value.bytes().len())
-        }
-        _ => 0,
     }
 }
 
@@ -100,14 +79,14 @@ pub(super) async fn run(
 }
 
 fn drain(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
-    let (mut transitions, mut size) = (first.batch.len(), first.bytes());
+    let (mut transitions, mut size) = (first.batch.len(), bytes(&first.batch));
     let mut group = vec![first];
     while transitions < MAX_TRANSITIONS
         && size < MAX_BYTES
         && let Ok(next) = requests.try_recv()
     {
         transitions += next.batch.len();
-        size += next.bytes();
+        size += bytes(&next.batch);
         group.push(next);
     }
     group

@@ -17,6 +17,7 @@ use windlass_core::run_store::{
 use windlass_core::{RunId, RunKey, RunState, SignalRecord, Slot};
 
 use super::read;
+use crate::records::same_request;
 
 /// Runs that the writer remembers; the engine keeps all unfinished ones in memory anyway.
 const RUNS_KEPT: usize = 65_536;
@@ -485,20 +486,6 @@ fn bind_slot(row: &mut Statement<'_>, run: i64, slot: Slot) -> Result<(), rusqli
     row.raw_bind_parameter(1, run)?;
     row.raw_bind_parameter(2, slot.step)?;
     row.raw_bind_parameter(3, item_of(slot))
-}
-
-/// Returns true if the columns that are written once are the same.
-fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
-    a.params == b.params
-        && a.version == b.version
-        && a.pipeline == b.pipeline
-        && a.environment == b.environment
-        && a.date == b.date
-        && a.created_at == b.created_at
-        && a.parent == b.parent
-        && a.pipeline_commit == b.pipeline_commit
-        && a.code_commit == b.code_commit
-        && a.rerun == b.rerun
 }
 
 fn bind_request(
