@@ -14,6 +14,7 @@ use crate::disk::{beside, sync_folder_of};
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_records.sql"),
     include_str!("../migrations/0002_signals.sql"),
+    include_str!("../migrations/0003_told.sql"),
 ];
 
 /// Marks a file as ours (`PRAGMA application_id`): "WNDL".

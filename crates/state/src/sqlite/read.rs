@@ -375,8 +375,11 @@ pub(super) fn outbox(
 }
 
 pub(super) fn told(db: &Connection, since: Timestamp) -> Result<Vec<OutboxRecord>, StoreError> {
-    let sql = format!("SELECT {ENTRY} FROM outbox WHERE at >= ?1 ORDER BY at, id");
-    rows(db, &sql, [since.as_micros()], outbox_row)
+    rows(db, &told_sql(), [since.as_micros()], outbox_row)
+}
+
+fn told_sql() -> String {
+    format!("SELECT {ENTRY} FROM outbox WHERE at >= ?1 ORDER BY at, id")
 }
 
 pub(super) fn signals(db: &Connection, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
@@ -398,4 +401,24 @@ pub(super) fn signals(db: &Connection, limit: u32) -> Result<Vec<SignalRecord>, 
         }
     })?;
     Ok(found.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::migrate::{MIGRATIONS, migrate};
+    use super::super::open::{Access, connect};
+    use super::*;
+
+    #[test]
+    fn what_was_told_is_found_without_a_look_at_all_that_ever_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runs.db");
+        let mut db = connect(&path, Access::Make).unwrap();
+        migrate(&mut db, &path, MIGRATIONS, || "one".to_owned()).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {}", told_sql());
+        let mut plan = db.prepare(&explain).unwrap();
+        let lines = plan.query_map([0], |r| r.get::<_, String>(3)).unwrap();
+        let lines: Vec<_> = lines.collect::<Result<_, _>>().unwrap();
+        assert_eq!(lines, ["SEARCH outbox USING INDEX outbox_told (at>?)"]);
+    }
 }
