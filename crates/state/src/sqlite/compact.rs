@@ -76,8 +76,11 @@ fn vacuum_in_time(db: &Connection, time: Duration) -> Result<(), rusqlite::Error
     let (done, wait) = sync_channel::<()>(0);
     std::thread::scope(|threads| {
         threads.spawn(move || {
-            if wait.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+            // Again and again: what comes before the work has begun is not heard.
+            let mut patience = time;
+            while wait.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
                 interrupt.interrupt();
+                patience = Duration::from_millis(10);
             }
         });
         let vacuumed = db.execute_batch("VACUUM");
