@@ -43,7 +43,7 @@ pub use windlass_project as project;
 pub use windlass_state::RedbStore;
 #[cfg(feature = "sqlite")]
 pub use windlass_state::{Compacted, ExportLine, SqliteOptions, SqliteStore};
-pub use windlass_state::{MemoryCluster, MemoryHost, MemoryStore};
+pub use windlass_state::{LargeValues, MOST_INLINE, MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use windlass_state::{PostgresOptions, PostgresStore};
 #[cfg(unix)]

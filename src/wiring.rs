@@ -11,10 +11,14 @@ use windlass_project::{
 };
 
 use crate::{
-    AlertReactor, Engine, EngineBuilder, Explained, Implementations, LocalStorage, LogNotifier,
-    LogicalName, Notifier, Pipeline, ProcessTarget, Redactor, Retention, Routes, RunId, RunStore,
-    SandboxLevel, Secret, Settings, SqliteStore, Storage, TargetCapabilities, error_chain,
+    AlertReactor, Engine, EngineBuilder, Explained, Implementations, LargeValues, LocalStorage,
+    LogNotifier, LogicalName, Notifier, ObjectKey, Pipeline, ProcessTarget, Redactor, Retention,
+    Routes, RunId, RunStore, SandboxLevel, Secret, Settings, SqliteStore, Storage,
+    TargetCapabilities, error_chain,
 };
+
+/// The folder of the storage for runs that large values lie in, one folder a run.
+const LARGE_VALUES: &str = "windlass-values";
 
 /// Looks up an environment variable of the host.
 pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -235,8 +239,8 @@ impl Wiring<'_> {
             held: e.kind() == crate::StoreErrorKind::Held,
             ..self.error("store", error_chain(&e))
         })?;
-        let store: Arc<dyn RunStore> = Arc::new(store);
         let storages = self.storages().await?;
+        let store = self.with_large_values(Arc::new(store), &storages)?;
         let mut builder = builder(self.project, Arc::clone(&store));
         for (name, storage) in &storages {
             builder = builder.with_storage(name.clone(), Arc::clone(storage));
@@ -268,6 +272,21 @@ impl Wiring<'_> {
             storages,
             targets,
         })
+    }
+
+    /// Keeps large values where runs keep their files.
+    fn with_large_values(
+        &self,
+        store: Arc<dyn RunStore>,
+        storages: &BTreeMap<LogicalName, Arc<dyn Storage>>,
+    ) -> Result<Arc<dyn RunStore>, WiringError> {
+        let Some(storage) = storages.get(&self.environment.run_storage) else {
+            return Ok(store);
+        };
+        let folder = ObjectKey::parse(LARGE_VALUES)
+            .map_err(|e| self.error("the folder of large values", e.to_string()))?;
+        let store = LargeValues::new(store, Arc::clone(storage), folder);
+        Ok(Arc::new(store))
     }
 
     async fn storages(&self) -> Result<BTreeMap<LogicalName, Arc<dyn Storage>>, WiringError> {

@@ -1,6 +1,9 @@
 //! The engine on a real SQLite file: restarts, and what they must not do.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod large;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -52,6 +52,19 @@ impl Json {
         })
     }
 
+    /// Takes the text of a value.
+    ///
+    /// # Errors
+    /// Text that isn't one JSON value.
+    pub fn from_text(text: Bytes) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice::<serde::de::IgnoredAny>(&text)?;
+        Ok(if text.trim_ascii() == b"null" {
+            Self::none()
+        } else {
+            Self(text)
+        })
+    }
+
     /// Reads the value; none reads as null.
     ///
     /// # Errors
@@ -102,7 +115,8 @@ impl<'de> Deserialize<'de> for Json {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepOutput {
-    /// A small value, which the store keeps whole: hand on large data as an artifact.
+    /// A small value: hand on large data as an artifact. Stores keep it whole unless they are wrapped to
+    /// put what is above 16 KiB elsewhere.
     #[serde(default, skip_serializing_if = "Json::is_none")]
     pub value: Json,
     /// What it wrote, by output name.

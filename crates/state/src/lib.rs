@@ -8,6 +8,7 @@
 mod disk;
 #[cfg(any(feature = "sqlite", feature = "redb"))]
 mod group;
+mod large;
 #[cfg(any(feature = "sqlite", feature = "redb"))]
 mod lock;
 #[cfg(feature = "memory")]
@@ -23,6 +24,7 @@ mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod versions;
 
+pub use large::{LargeValues, MOST_INLINE};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "postgres")]
