@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_core::{
     Action, CPU, Checks, ChildSpec, DISK, GPU, LogicalName, MEMORY, PipelineName, PipelineSpec,
-    Resources, SoftwareSpec, validate,
+    Resources, SoftwareSpec, StepName, validate,
 };
 
 use super::{Draft, Loader, Parsed};
@@ -85,6 +85,7 @@ impl Loader {
                 problems.extend(software(draft, environment));
             }
             problems.extend(children(draft, drafts));
+            problems.extend(held_for_children(draft, drafts));
             problems.extend(
                 drafts[..i]
                     .iter()
@@ -396,6 +397,55 @@ fn children(draft: &Draft, drafts: &[Draft]) -> Vec<(String, Problem)> {
         }
     }
     problems
+}
+
+/// Finds steps that hold room of a pool while the pipeline that they run needs room of it: each would
+/// wait for the other once the pool is full.
+fn held_for_children(draft: &Draft, drafts: &[Draft]) -> Vec<(String, Problem)> {
+    let mut problems = Vec::new();
+    for (step, (at, action)) in draft.spec.all_steps().zip(steps(&draft.spec)) {
+        let (Some(pool), Some(child)) = (&step.policy.pool, child_of(action)) else {
+            continue;
+        };
+        let Some((pipeline, needs)) = who_needs(pool, &child.pipeline, drafts) else {
+            continue;
+        };
+        let at = format!("{at}/pool");
+        let message = format!(
+            "the step holds room of pool `{pool}` while `{pipeline}` runs, whose step `{needs}` needs room of it"
+        );
+        let problem = Problem::at(draft.origin(&at).root.find_key(&at), message);
+        let help = "take the line away: the steps of that pipeline take the room that they need";
+        problems.push((at, problem.help(help)));
+    }
+    problems
+}
+
+/// Returns a step that needs room of a pool, of a pipeline or of one that it runs.
+fn who_needs<'a>(
+    pool: &LogicalName,
+    first: &'a PipelineName,
+    drafts: &'a [Draft],
+) -> Option<(&'a PipelineName, &'a StepName)> {
+    let (mut seen, mut open) = (BTreeSet::new(), vec![first]);
+    while let Some(name) = open.pop() {
+        let Some(draft) = drafts.iter().find(|d| d.spec.name == *name) else {
+            continue;
+        };
+        if !seen.insert(name) {
+            continue;
+        }
+        for step in draft.spec.all_steps() {
+            match child_of(&step.action) {
+                Some(child) => open.push(&child.pipeline),
+                None if step.policy.pool.as_ref() == Some(pool) => {
+                    return Some((&draft.spec.name, &step.name));
+                }
+                None => {}
+            }
+        }
+    }
+    None
 }
 
 /// Finds pipelines that would run themselves without end.
