@@ -83,7 +83,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   windlass cancel churn --reason 'wrong data'
-  windlass cancel 4f2a9c01 --no-wait")]
+  windlass cancel 4f2a9c01 --no-wait
+  windlass cancel churn --dry-run    what would stop, and what would run to tidy up")]
     Cancel(CancelArgs),
     /// Pause a run: what runs is left to end, nothing new starts
     #[command(after_help = "\
@@ -277,6 +278,9 @@ pub(crate) struct CancelArgs {
     /// Why, for the record of the run
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+    /// Only say what would be stopped, what would never start, and which `finally` steps would run
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(crate) dry_run: bool,
     /// Return at once instead of when nothing of the run is left
     #[arg(long)]
     pub(crate) no_wait: bool,

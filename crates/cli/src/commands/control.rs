@@ -4,10 +4,13 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use windlass::project::Project;
+use windlass::project::{Jinja, Project};
 use windlass::run_store::{Resolution, RunRecord, RunSnapshot, RunStore};
 use windlass::wiring::Variables;
-use windlass::{ClockExt, RunState, Signal, SignalId, SqliteStore, StepState, SystemClock};
+use windlass::{
+    CancelPlan, ClockExt, RunState, Signal, SignalId, SqliteStore, StepName, StepState,
+    SystemClock, plan_cancel,
+};
 
 use super::{Failure, find_run, find_step, load, look, store_of_runs};
 use crate::args::{CancelArgs, Place, Progress, ResolveArgs, ResolvedAs, ResumeArgs, RunName};
@@ -128,6 +131,16 @@ pub(crate) async fn cancel(
         found.answer(state, false, &format!("{state} already"));
         return Ok(ExitCode::SUCCESS);
     }
+    if args.dry_run {
+        let snapshot = look(&found.store, run).await?;
+        let plan = plan_cancel(&snapshot, &Jinja::new())?;
+        print::out(&if as_json {
+            format!("{}\n", lines::text(&plan))
+        } else {
+            preview(&plan)
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
     let reason = args.reason.clone();
     let reason = reason.unwrap_or_else(|| "cancelled by a command".to_owned());
     let signal = found.leave(Signal::Cancel { run, reason }).await?;
@@ -147,6 +160,24 @@ pub(crate) async fn cancel(
         found.go_on(variables, args.progress).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what a cancel would do, a line for each kind of thing.
+fn preview(plan: &CancelPlan) -> String {
+    let names = |steps: &[StepName]| {
+        let names: Vec<&str> = steps.iter().map(StepName::as_str).collect();
+        names.join(", ")
+    };
+    [
+        ("to stop", plan.stop.join(", ")),
+        ("never to start", names(&plan.drop)),
+        ("to run then", names(&plan.finally)),
+        ("ended already", names(&plan.keep)),
+    ]
+    .iter()
+    .filter(|(_, steps)| !steps.is_empty())
+    .map(|(what, steps)| format!("{what}: {steps}\n"))
+    .collect()
 }
 
 pub(crate) async fn pause(

@@ -276,3 +276,30 @@ fn what_is_asked_of_no_run_names_the_nearest() {
         live.err
     );
 }
+
+#[test]
+fn a_cancel_says_before_what_it_would_do_and_does_nothing_yet() {
+    let project = Project::empty();
+    let steps = [
+        project.gated("a", "", ""),
+        project.gated("b", "", ", after: [a]"),
+        "finally:\n".to_owned(),
+        project.gated("tidy", "", ""),
+    ];
+    project.pipeline("work", &steps.concat());
+    let mut engine = project.start(&["run", "work", "--json", "--date", "2026-11-03"]);
+    engine.event("attempt_started", Some("a"));
+    let text = project.run(&["cancel", "work", "--dry-run"]).expect(0).out;
+    assert_eq!(text, "to stop: a\nnever to start: b\nto run then: tidy\n");
+    let plan = project
+        .run(&["cancel", "work", "--dry-run", "--json"])
+        .expect(0)
+        .json();
+    let said = json!([plan["stop"], plan["drop"], plan["finally"], plan["keep"]]);
+    assert_eq!(said, json!([["a"], ["b"], ["tidy"], []]));
+    assert!(project.is_alive("a"), "nothing has happened");
+    project.open("tidy");
+    project.run(&["cancel", "work"]).expect(0);
+    assert_eq!(engine.event("outcome", None)["state"], "cancelled");
+    assert_eq!(project.ran(), ["a", "tidy"]);
+}

@@ -14,6 +14,7 @@ mod outcomes;
 mod pauses;
 mod plan;
 mod player;
+mod previews;
 mod random;
 mod reboot;
 mod reruns;
