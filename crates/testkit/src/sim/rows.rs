@@ -69,6 +69,8 @@ pub(super) struct RunRows {
     last_token: FencingToken,
     /// Slots of which somebody said how their attempt ended.
     pub(super) resolved: BTreeSet<Slot>,
+    /// Slots that somebody gave what they wait for.
+    given: BTreeSet<Slot>,
 }
 
 impl RunRows {
@@ -167,6 +169,11 @@ impl RunRows {
         }
         if let EventKind::StepResolved { slot, .. } = event.kind {
             self.resolved.insert(slot);
+        }
+        if let EventKind::SignalGiven { slot, .. } = event.kind
+            && !self.given.insert(slot)
+        {
+            return Err(format!("{slot:?} was given a second value"));
         }
         self.fold.apply(&event.kind)?;
         self.events.push(event.clone());
@@ -319,6 +326,7 @@ impl Rows {
                     fold: Fold::default(),
                     last_token: FencingToken::new(0),
                     resolved: BTreeSet::new(),
+                    given: BTreeSet::new(),
                 };
                 if self.runs.insert(run.id, rows).is_some() {
                     return Err(format!("run {} was created twice", run.id));
