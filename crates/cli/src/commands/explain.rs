@@ -241,10 +241,8 @@ impl<'a> Steps<'a> {
                 help.push(format!("windlass approve {run} {label}"));
                 help.push(format!("windlass reject {run} {label} --reason TEXT"));
             }
+            Some(WaitReason::Paused) => help.push(format!("windlass resume {run}")),
             _ => {}
-        }
-        if waits == Some(&WaitReason::Paused) {
-            help.push(format!("windlass resume {run}"));
         }
         help
     }

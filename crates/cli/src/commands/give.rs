@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::Value;
+use windlass::run_store::RunSnapshot;
 use windlass::wiring::Variables;
 use windlass::{Action, Approval, Json, Signal, check_signal};
 
@@ -25,19 +26,14 @@ pub(crate) async fn signal(
         ))
     })?;
     let found = find(place, &args.run, "signal", as_json).await?;
-    let by = who(args.by.as_ref(), &variables);
-    let said = format!("has the signal `{}` now", args.name);
-    let value = Json::of(&value).map_err(Failure::engine)?;
-    give(
-        &found,
-        &args.name,
-        value,
-        by,
-        &said,
-        variables,
-        args.progress,
-    )
-    .await
+    let gift = Gift {
+        name: &args.name,
+        value: Json::of(&value).map_err(Failure::engine)?,
+        by: who(args.by.as_ref(), &variables),
+        said: format!("has the signal `{}` now", args.name),
+    };
+    let snapshot = look(&found.store, found.run.id).await?;
+    give(&found, &snapshot, gift, variables, args.progress).await
 }
 
 pub(crate) async fn decide(
@@ -66,36 +62,39 @@ pub(crate) async fn decide(
     let mut approval = Approval::approved(by.clone(), args.reason.clone());
     approval.approved = approved;
     let end = if approved { "approved" } else { "rejected" };
-    let said = format!("takes `{}` as {end}", args.step);
-    let value = Json::of(&approval).map_err(Failure::engine)?;
-    give(
-        &found,
-        &args.step,
-        value,
+    let gift = Gift {
+        name: &args.step,
+        value: Json::of(&approval).map_err(Failure::engine)?,
         by,
-        &said,
-        variables,
-        args.progress,
-    )
-    .await
+        said: format!("takes `{}` as {end}", args.step),
+    };
+    give(&found, &snapshot, gift, variables, args.progress).await
+}
+
+/// What a run is given, and what is said once it has it.
+struct Gift<'a> {
+    name: &'a str,
+    value: Json,
+    by: String,
+    said: String,
 }
 
 async fn give(
     found: &Found,
-    name: &str,
-    value: Json,
-    by: String,
-    said: &str,
+    snapshot: &RunSnapshot,
+    gift: Gift<'_>,
     variables: Variables,
     progress: Progress,
 ) -> Result<ExitCode, Failure> {
-    let snapshot = look(&found.store, found.run.id).await?;
-    if !check_signal(&snapshot, name, &value)? {
-        found.answer(
-            found.run.state,
-            false,
-            &format!("had `{name}` already: the first one counts"),
-        );
+    let Gift {
+        name,
+        value,
+        by,
+        said,
+    } = gift;
+    if !check_signal(snapshot, name, &value)? {
+        let said = format!("had `{name}` already: the first one counts");
+        found.answer(found.run.state, false, &said);
         return Ok(ExitCode::SUCCESS);
     }
     let signal = found
@@ -107,7 +106,7 @@ async fn give(
         })
         .await?;
     if let Some(state) = found.wait(&signal, |_| true).await? {
-        found.answer(state, false, said);
+        found.answer(state, false, &said);
         return Ok(ExitCode::SUCCESS);
     }
     Ok(Exit::of(found.go_on(variables, progress).await?).into())
