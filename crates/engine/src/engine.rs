@@ -365,14 +365,7 @@ impl Engine {
     /// # Errors
     /// As [`Self::rerun`].
     pub async fn plan_rerun(&self, run: RunId, from: &[StepName]) -> Result<RerunPlan, Error> {
-        self.plan(self.request_rerun(run, from).await?).await
-    }
-
-    async fn plan(&self, request: RunRequest) -> Result<RerunPlan, Error> {
-        let (reply, answer) = oneshot::channel();
-        let asked = Message::PlanRerun(Box::new(request), reply);
-        self.inner.send(asked).await?;
-        answer.await.map_err(|_| self.inner.core.why_closed())?
+        self.plan_fork(run, from, Map::new()).await
     }
 
     /// Starts a run that takes over the results of an ended one, under the next free number behind
@@ -390,8 +383,7 @@ impl Engine {
     /// # Cancel safety
     /// If the future is dropped the rerun may or may not have started.
     pub async fn rerun(&self, run: RunId, from: &[StepName]) -> Result<RunHandle, Error> {
-        self.start_forced(self.request_rerun(run, from).await?)
-            .await
+        self.fork(run, from, Map::new()).await
     }
 
     /// Says what [`Self::fork`] would do, and starts nothing.
@@ -404,7 +396,11 @@ impl Engine {
         at: &[StepName],
         params: Map<String, Value>,
     ) -> Result<RerunPlan, Error> {
-        self.plan(self.request_fork(run, at, params).await?).await
+        let request = self.request_fork(run, at, params).await?;
+        let (reply, answer) = oneshot::channel();
+        let asked = Message::PlanRerun(Box::new(request), reply);
+        self.inner.send(asked).await?;
+        answer.await.map_err(|_| self.inner.core.why_closed())?
     }
 
     /// Starts a rerun with other values of some parameters.
@@ -435,7 +431,10 @@ impl Engine {
         at: &[StepName],
         params: Map<String, Value>,
     ) -> Result<RunRequest, Error> {
-        let mut request = self.request_rerun(run, at).await?;
+        let missing = || Error::not_found(format!("there is no run {run}"));
+        let store = self.inner.core.store.as_ref().ok_or_else(missing)?;
+        let snapshot = store.snapshot(run).await?.ok_or_else(missing)?;
+        let mut request = RunRequest::rerun(snapshot, at.to_vec())?;
         request.params.extend(params);
         Ok(request)
     }
@@ -453,13 +452,6 @@ impl Engine {
     ) -> Result<RunHandle, Error> {
         let request = self.request_fork(run, at, params).await?;
         self.start(request.key(key)).await
-    }
-
-    async fn request_rerun(&self, run: RunId, from: &[StepName]) -> Result<RunRequest, Error> {
-        let missing = || Error::not_found(format!("there is no run {run}"));
-        let store = self.inner.core.store.as_ref().ok_or_else(missing)?;
-        let snapshot = store.snapshot(run).await?.ok_or_else(missing)?;
-        RunRequest::rerun(snapshot, from.to_vec())
     }
 
     /// Returns the handle of a run, whether it is live or not.

@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{EventKind, EventRecord, Resolution, RunRecord, RunSnapshot};
 use windlass_core::{
-    Approval, Failure, InvalidName, Json, LogicalDate, LogicalName, RunId, RunKey, Signal,
-    SignalId, SignalRecord, Slot, StepName, StepRef, StepState, Timestamp, WaitReason,
+    Approval, Failure, InvalidName, Json, LogicalDate, LogicalName, Pipeline, RunId, RunKey,
+    Signal, SignalId, SignalRecord, Slot, StepName, StepRef, StepState, Timestamp, WaitReason,
+    resolve_params,
 };
 
 use crate::Error;
@@ -124,6 +125,15 @@ impl RunRequest {
         })?;
         request.rerun = Some(Arc::new(Before { snapshot, from }));
         Ok(request)
+    }
+
+    /// Returns the parameters that its run has of a pipeline, with those that nobody sets.
+    pub(crate) fn params_for(
+        &self,
+        pipeline: &Pipeline,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
+        resolve_params(&pipeline.spec().parameters, &self.params)
+            .map_err(|p| Error::params(&self.pipeline, &p))
     }
 
     /// Returns the key of the run that the request asks for.

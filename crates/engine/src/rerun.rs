@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use windlass_core::{
     Action, Checks, Expressions, Failure, Implementations, Json, Pipeline, RunId, RunSnapshot,
     RunState as RunPhase, SkipReason, Slot, StepName, StepOutput, StepSpec, StepState, Template,
-    nearest, resolve_params, templates,
+    nearest, templates,
 };
 
 use crate::Error;
@@ -269,8 +269,7 @@ pub fn plan_fork(
         .map_err(|e| Error::invalid(e.to_string()))?;
     let run = &before.snapshot.run;
     let (old, _) = RunState::restore(&before.snapshot, old, run.created_at);
-    let now = resolve_params(&pipeline.spec().parameters, &request.params)
-        .map_err(|p| Error::params(&request.pipeline, &p))?;
+    let now = request.params_for(pipeline)?;
     let reuse = Reuse::plan(
         &old,
         pipeline,

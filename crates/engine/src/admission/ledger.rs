@@ -9,7 +9,7 @@ use super::bits::Bits;
 
 /// Pools that a request needs room in.
 pub(super) type Pools = Arc<[LogicalName]>;
-/// An index into the amounts that pools count.
+/// Which resource of which pool, and how much of it.
 pub(super) type Amount = (usize, u64);
 
 /// A resource of a pool.

@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use windlass_core::run_store::{RerunOf, RunRecord, RunSnapshot};
 use windlass_core::{
     Action, Json, LogicalName, Pipeline, RunContext, RunId, RunKey, Shard, Slot, StepName,
-    StepState, Timestamp, WaitReason, resolve_params,
+    StepState, Timestamp, WaitReason,
 };
 
 use super::{Active, Dirty, Driver, Gate};
@@ -18,12 +18,6 @@ use crate::decide::Input;
 use crate::handle::{Explained, RunRequest, RunView, Started, StepView};
 use crate::rerun::{RerunPlan, Reuse, Wish};
 use crate::state::{RunState, Stage};
-
-/// Returns the parameters that a run has, with those that nobody sets.
-fn params_of(pipeline: &Pipeline, request: &RunRequest) -> Result<Map<String, Value>, Error> {
-    resolve_params(&pipeline.spec().parameters, &request.params)
-        .map_err(|p| Error::params(&request.pipeline, &p))
-}
 
 /// Says what a step waits for that waits for people or signals.
 fn awaited(active: &Active, slot: Slot) -> Option<WaitReason> {
@@ -74,7 +68,7 @@ impl Driver {
             return Ok(Input::Start);
         };
         let pipeline = self.deployed(&request.pipeline)?;
-        let params = params_of(&pipeline, request)?;
+        let params = request.params_for(&pipeline)?;
         let reuse = self.reuse(&before.snapshot, &pipeline, &before.from, &params)?;
         let reuse = Arc::new(reuse);
         reuse.check()?;
@@ -121,7 +115,7 @@ impl Driver {
         let Some(bound) = self.bounds.get(&digest).map(Arc::clone) else {
             return Err(Error::closed());
         };
-        let params = params_of(&pipeline, request)?;
+        let params = request.params_for(&pipeline)?;
         let params = Json::of(&params)
             .map_err(|e| Error::invalid(format!("parameters can't be written: {e}")))?;
         let now = self.core.clock.now();
