@@ -19,15 +19,8 @@ async fn engine(store: &Store) -> Engine {
 /// `fetch → train → score`, beside `check`: training reads `depth`, the check reads `limit`.
 fn pipeline(bench: &Bench) -> Pipeline {
     let mut p = Pipeline::builder("p");
-    let mut step = |name: &'static str| {
-        let me = bench.clone();
-        let work = windlass::from_fn(move |cx: StepContext| {
-            let me = me.clone();
-            async move { me.work(name, &cx).await }
-        });
-        StepSpec::new(super::name(name), p.implement(name, work))
-    };
-    let [fetch, mut train, score] = ["fetch", "train", "score"].map(&mut step);
+    let [fetch, mut train, score] =
+        ["fetch", "train", "score"].map(|name| bench.step(&mut p, name));
     train.when = Some(Template::new("{{ params.depth > 0 }}"));
     let check = Action::Check(Box::new(Template::new("{{ params.limit > 0 }}")));
     let check = StepSpec::new(name("check"), check);

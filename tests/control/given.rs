@@ -14,15 +14,7 @@ fn pipeline(bench: &Bench) -> Pipeline {
     ask.message = Some("Is the model good?".into());
     ask.by = vec!["ana".into(), "bo".into()];
     let gate = StepSpec::new(name("gate"), Action::Approve(Box::new(ask)));
-    let mut step = |name: &'static str| {
-        let me = bench.clone();
-        let work = windlass::from_fn(move |cx: StepContext| {
-            let me = me.clone();
-            async move { me.work(name, &cx).await }
-        });
-        StepSpec::new(super::name(name), p.implement(name, work))
-    };
-    let [a, after, last] = ["a", "after", "last"].map(&mut step);
+    let [a, after, last] = ["a", "after", "last"].map(|name| bench.step(&mut p, name));
     p.step(a)
         .step(check.after(name("a")))
         .step(after.after(name("check")))

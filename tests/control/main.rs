@@ -90,6 +90,16 @@ impl Bench {
         })
     }
 
+    /// Returns a step without edges that does its work.
+    fn step(&self, p: &mut PipelineBuilder, step: &'static str) -> StepSpec {
+        let me = self.clone();
+        let work = windlass::from_fn(move |cx: StepContext| {
+            let me = me.clone();
+            async move { me.work(step, &cx).await }
+        });
+        StepSpec::new(name(step), p.implement(step, work))
+    }
+
     async fn work(&self, step: &str, cx: &StepContext) -> Result<(), StepError> {
         tokio::select! {
             permit = self.permits.acquire() => permit.unwrap().forget(),
