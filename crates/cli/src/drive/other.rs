@@ -23,6 +23,8 @@ pub(super) struct Other<'a> {
     store: SqliteStore,
     /// What was asked of that process, and whether it took it.
     asked: Option<Asked>,
+    /// The process that was asked.
+    of: Option<String>,
     interrupts: u32,
     since: Timestamp,
     /// Whether it was said who runs it.
@@ -44,6 +46,7 @@ impl<'a> Other<'a> {
             drive,
             store,
             asked: None,
+            of: None,
             interrupts: 0,
             since: SystemClock::new().now(),
             told: false,
@@ -67,6 +70,21 @@ impl<'a> Other<'a> {
             start: run.is_none(),
             taken: false,
         });
+        Ok(())
+    }
+
+    /// Asks whoever has the store now, unless what was asked of the one before is still there to be taken.
+    async fn ask_anew(&mut self, holder: Option<&str>, goal: &Goal) -> Result<(), Failure> {
+        if holder.is_none() || holder == self.of.as_deref() {
+            return Ok(());
+        }
+        self.of = holder.map(str::to_owned);
+        (self.since, self.told) = (SystemClock::new().now(), false);
+        // Who had the store before takes nothing any more.
+        self.look_after(holder).await?;
+        if self.asked.as_ref().is_none_or(|a| a.taken) {
+            self.ask(goal).await?;
+        }
         Ok(())
     }
 
@@ -102,11 +120,11 @@ impl<'a> Other<'a> {
         stops: &mut Stops,
         began: &mut impl FnMut(&RunRecord),
     ) -> Result<Option<RunSummary>, Failure> {
-        self.ask(goal).await?;
         let clock = SystemClock::new();
         loop {
             // The holder first: what it did before it ended is in the store.
             let holder = holder(self.drive.project)?;
+            self.ask_anew(holder.as_deref(), goal).await?;
             self.look_after(holder.as_deref()).await?;
             let run = self.run_of(goal).await?;
             if let Some(run) = &run {
