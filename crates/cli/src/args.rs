@@ -89,12 +89,14 @@ Examples:
     /// Pause a run: what runs is left to end, nothing new starts
     #[command(after_help = "\
 Examples:
-  windlass pause churn")]
-    Pause(RunName),
+  windlass pause churn
+  windlass pause churn --dry-run     what would run on, and what would be held back")]
+    Pause(PauseArgs),
     /// Go on with a run after a pause
     #[command(after_help = "\
 Examples:
-  windlass resume churn")]
+  windlass resume churn
+  windlass resume churn --dry-run    what would go on at once")]
     Resume(ResumeArgs),
     /// Say how a step ended whose end nobody can tell
     #[command(after_help = "\
@@ -290,9 +292,21 @@ pub(crate) struct CancelArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(crate) run: RunName,
+    /// Only say what would run on, what would wait on, and what would be held back
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct ResumeArgs {
     #[command(flatten)]
     pub(crate) run: RunName,
+    /// Only say what would go on at once
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// How to show progress, where no other process has the run
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub(crate) progress: Progress,

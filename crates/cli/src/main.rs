@@ -78,7 +78,7 @@ async fn dispatch(args: Args, variables: windlass::wiring::Variables) -> Result<
         Command::Cancel(cancel) => {
             commands::control::cancel(&place, &cancel, variables, json).await
         }
-        Command::Pause(name) => commands::control::pause(&place, &name, json).await,
+        Command::Pause(pause) => commands::control::pause(&place, &pause, json).await,
         Command::Resume(resume) => {
             commands::control::resume(&place, &resume, variables, json).await
         }

@@ -39,6 +39,6 @@ pub use engine::{Engine, PoolView, RunSummary, SecretLookup};
 pub use error::{Error, ErrorKind};
 pub use give::check_signal;
 pub use handle::{Explained, RunHandle, RunRequest, RunView, StepView};
-pub use preview::{CancelPlan, plan_cancel};
+pub use preview::{CancelPlan, PausePlan, ResumePlan, plan_cancel, plan_pause, plan_resume};
 pub use rerun::{RerunPlan, ReusedItems, plan_fork, plan_rerun};
 pub use settings::{Retention, Settings};

@@ -8,12 +8,14 @@ use windlass::project::{Jinja, Project};
 use windlass::run_store::{Resolution, RunRecord, RunSnapshot, RunStore};
 use windlass::wiring::Variables;
 use windlass::{
-    CancelPlan, ClockExt, RunState, Signal, SignalId, SqliteStore, StepName, StepState,
-    SystemClock, plan_cancel,
+    CancelPlan, Clock, ClockExt, PausePlan, ResumePlan, RunState, Signal, SignalId, SqliteStore,
+    StepName, StepState, SystemClock, plan_cancel, plan_pause, plan_resume,
 };
 
 use super::{Failure, find_run, find_step, load, look, store_of_runs};
-use crate::args::{CancelArgs, Place, Progress, ResolveArgs, ResolvedAs, ResumeArgs, RunName};
+use crate::args::{
+    CancelArgs, PauseArgs, Place, Progress, ResolveArgs, ResolvedAs, ResumeArgs, RunName,
+};
 use crate::drive::{Drive, Goal, LOOK, holder, leave, root_of};
 use crate::exit::Exit;
 use crate::json::Names;
@@ -60,6 +62,16 @@ impl Found {
         } else {
             format!("{} (run {}) {text}\n", run.key, run.id.short())
         });
+    }
+
+    /// Says what a wish would do.
+    fn preview(&self, plan: &impl serde::Serialize, text: &str) -> ExitCode {
+        print::out(&if self.as_json {
+            format!("{}\n", lines::text(plan))
+        } else {
+            text.to_owned()
+        });
+        ExitCode::SUCCESS
     }
 
     /// Leaves a signal, and asks the engine at work to take the run over if it has not.
@@ -134,12 +146,7 @@ pub(crate) async fn cancel(
     if args.dry_run {
         let snapshot = look(&found.store, run).await?;
         let plan = plan_cancel(&snapshot, &Jinja::new())?;
-        print::out(&if as_json {
-            format!("{}\n", lines::text(&plan))
-        } else {
-            preview(&plan)
-        });
-        return Ok(ExitCode::SUCCESS);
+        return Ok(found.preview(&plan, &in_words(&plan)));
     }
     let reason = args.reason.clone();
     let reason = reason.unwrap_or_else(|| "cancelled by a command".to_owned());
@@ -162,34 +169,62 @@ pub(crate) async fn cancel(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what a cancel would do, a line for each kind of thing.
-fn preview(plan: &CancelPlan) -> String {
-    let names = |steps: &[StepName]| {
-        let names: Vec<&str> = steps.iter().map(StepName::as_str).collect();
-        names.join(", ")
-    };
-    [
+/// Says what a cancel would do.
+fn in_words(plan: &CancelPlan) -> String {
+    lines_of(&[
         ("to stop", plan.stop.join(", ")),
         ("never to start", names(&plan.drop)),
         ("to run then", names(&plan.finally)),
         ("ended already", names(&plan.keep)),
-    ]
-    .iter()
-    .filter(|(_, steps)| !steps.is_empty())
-    .map(|(what, steps)| format!("{what}: {steps}\n"))
-    .collect()
+    ])
+}
+
+fn names(steps: &[StepName]) -> String {
+    let names: Vec<&str> = steps.iter().map(StepName::as_str).collect();
+    names.join(", ")
+}
+
+/// Returns a line for each kind of thing, of which there are some.
+fn lines_of(kinds: &[(&str, String)]) -> String {
+    let some = kinds.iter().filter(|(_, steps)| !steps.is_empty());
+    some.map(|(what, steps)| format!("{what}: {steps}\n"))
+        .collect()
+}
+
+/// Says what a pause would do.
+fn pause_in_words(plan: &PausePlan) -> String {
+    lines_of(&[
+        ("to run on", plan.run_on.join(", ")),
+        ("to wait on", plan.wait_on.join(", ")),
+        ("to hold back", names(&plan.hold)),
+    ])
+}
+
+/// Says what a resume would do.
+fn resume_in_words(plan: &ResumePlan, state: RunState) -> String {
+    if state != RunState::Paused {
+        return format!("nothing: the run is {state}\n");
+    }
+    if plan.go_on.is_empty() {
+        return "to go on at once: nothing\n".to_owned();
+    }
+    lines_of(&[("to go on at once", plan.go_on.join(", "))])
 }
 
 pub(crate) async fn pause(
     place: &Place,
-    name: &RunName,
+    args: &PauseArgs,
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
-    let found = find(place, name, "pause", as_json).await?;
+    let found = find(place, &args.run, "pause", as_json).await?;
     let (run, state) = (found.run.id, found.run.state);
     if state.is_final() {
         found.answer(state, false, &format!("{state} already"));
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.dry_run {
+        let plan = plan_pause(&look(&found.store, run).await?, &Jinja::new())?;
+        return Ok(found.preview(&plan, &pause_in_words(&plan)));
     }
     let signal = found.leave(Signal::Pause { run }).await?;
     let again = format!("`windlass resume {}` goes on", run.short());
@@ -221,6 +256,12 @@ pub(crate) async fn resume(
     if state.is_final() {
         found.answer(state, false, &format!("{state} already"));
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.dry_run {
+        let snapshot = look(&found.store, run).await?;
+        let plan = plan_resume(&snapshot, &Jinja::new(), SystemClock::new().now())?;
+        let text = resume_in_words(&plan, snapshot.run.state);
+        return Ok(found.preview(&plan, &text));
     }
     let signal = found.leave(Signal::Resume { run }).await?;
     if let Some(state) = found.wait(&signal, |_| true).await? {

@@ -303,3 +303,51 @@ fn a_cancel_says_before_what_it_would_do_and_does_nothing_yet() {
     assert_eq!(engine.event("outcome", None)["state"], "cancelled");
     assert_eq!(project.ran(), ["a", "tidy"]);
 }
+
+#[test]
+fn a_pause_and_its_end_say_before_what_they_would_do_and_do_nothing_yet() {
+    let project = project();
+    let mut run = run(&project);
+    run.event("attempt_started", Some("a"));
+    let dry = |command: &str| project.run(&[command, "work", "--dry-run"]).expect(0).out;
+    assert_eq!(dry("pause"), "to run on: a\nto hold back: b, tidy\n");
+    assert_eq!(dry("resume"), "nothing: the run is running\n");
+    project.run(&["pause", "work"]).expect(0);
+    assert_eq!(dry("resume"), "to go on at once: nothing\n");
+    project.open("a");
+    run.event("step_ended", Some("a"));
+    let plan = project.run(&["resume", "work", "--dry-run", "--json"]);
+    assert_eq!(plan.expect(0).json()["go_on"], json!(["b"]));
+    assert_eq!(dry("resume"), "to go on at once: b\n");
+    assert_eq!(project.ran(), ["a"], "nothing went on");
+    project.run(&["resume", "work"]).expect(0);
+    project.open("b");
+    project.open("tidy");
+    assert_eq!(run.event("outcome", None)["exit_code"], 0);
+}
+
+#[test]
+fn a_preview_of_a_resume_leaves_out_what_has_waited_all_the_time() {
+    let project = Project::empty();
+    let steps = [
+        project.gated("a", "", ""),
+        "  - { name: ask, wait: { signal: go } }\n".to_owned(),
+        project.gated("b", "", ", after: [a]"),
+    ];
+    project.pipeline("work", &steps.concat());
+    let mut run = run(&project);
+    run.event("attempt_started", Some("a"));
+    let dry = |command: &str| project.run(&[command, "work", "--dry-run"]).expect(0).out;
+    assert_eq!(
+        dry("pause"),
+        "to run on: a\nto wait on: ask\nto hold back: b\n"
+    );
+    project.run(&["pause", "work"]).expect(0);
+    project.open("a");
+    run.event("step_ended", Some("a"));
+    assert_eq!(dry("resume"), "to go on at once: b\n");
+    project.run(&["signal", "work", "go"]).expect(0);
+    project.run(&["resume", "work"]).expect(0);
+    project.open("b");
+    assert_eq!(run.event("outcome", None)["exit_code"], 0);
+}
