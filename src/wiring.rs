@@ -11,9 +11,9 @@ use windlass_project::{
 };
 
 use crate::{
-    AlertReactor, Engine, EngineBuilder, Explained, Implementations, LargeValues, LocalStorage,
-    LogNotifier, LogicalName, Notifier, ObjectKey, Pipeline, ProcessTarget, Redactor, Retention,
-    Routes, RunId, RunStore, SandboxLevel, Secret, Settings, SqliteStore, Storage,
+    AlertReactor, CacheRetention, Engine, EngineBuilder, Explained, Implementations, LargeValues,
+    LocalStorage, LogNotifier, LogicalName, Notifier, ObjectKey, Pipeline, ProcessTarget, Redactor,
+    Retention, Routes, RunId, RunStore, SandboxLevel, Secret, Settings, SqliteStore, Storage,
     TargetCapabilities, error_chain,
 };
 
@@ -133,6 +133,10 @@ fn builder(project: &Project, store: Arc<dyn RunStore>) -> EngineBuilder {
         retention: Retention {
             max_age: environment.retention.max_age,
             keep_last: environment.retention.keep_last,
+        },
+        cache_retention: CacheRetention {
+            max_age: environment.cache.max_age,
+            max_bytes: environment.cache.max_bytes,
         },
         ..Settings::default()
     };

@@ -8,7 +8,9 @@ use windlass::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     Transition, Verdict, VersionRecord,
 };
-use windlass::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+};
 
 /// Passes everything on.
 #[derive(Debug)]
@@ -107,5 +109,9 @@ impl RunStore for Counting {
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         self.inner.signals(limit).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        self.inner.cache(query).await
     }
 }

@@ -8,7 +8,9 @@ use windlass::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     Transition, Verdict, VersionRecord,
 };
-use windlass::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+};
 
 /// Fails one commit in so many, and then everything until it is opened anew.
 #[derive(Debug)]
@@ -142,5 +144,9 @@ impl RunStore for Wobbly {
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         self.down()?;
         self.inner.signals(limit).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        self.inner.cache(query).await
     }
 }

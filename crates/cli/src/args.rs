@@ -255,6 +255,9 @@ pub(crate) struct RunArgs {
     /// Start another run although the date has one
     #[arg(long)]
     pub(crate) force: bool,
+    /// Serve no kept result; what is computed is kept
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     /// Return as soon as the run has begun; it goes on in the background
     #[arg(long)]
     pub(crate) detach: bool,

@@ -94,6 +94,13 @@ impl Start {
             rerun: rerun.map(|rerun| (rerun, params.clone())),
         })
     }
+
+    /// Has everything computed anew.
+    pub(crate) fn fresh(mut self) -> Self {
+        self.request = self.request.fresh();
+        self.signal = self.signal.fresh();
+        self
+    }
 }
 
 /// Returns a pipeline of the project, whose files were checked when it was loaded.

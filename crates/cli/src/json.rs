@@ -174,6 +174,10 @@ pub(crate) fn event_line(event: &EventRecord, names: &Names) -> String {
             (line.event, line.state) = ("step_ended", Some(state.as_str()));
             line.reason = skip.as_ref().map(ToString::to_string);
         }
+        EventKind::StepServed { slot, run } => {
+            place(slot);
+            (line.event, line.from_run) = ("step_served", Some(run.to_string()));
+        }
         EventKind::StepReused { slot, run } => {
             place(slot);
             (line.event, line.from_run) = ("step_reused", Some(run.to_string()));

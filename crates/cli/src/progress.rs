@@ -145,6 +145,12 @@ impl Show {
                     self.names.label(Slot::step(*step))
                 )
             }
+            EventKind::StepServed { slot, run } => format!(
+                "{} {}  (result of run {})",
+                self.colour.state(StepState::Cached),
+                self.names.label(*slot),
+                run.short()
+            ),
             // What a rerun takes over was told before it began.
             EventKind::StepEnded {
                 state: StepState::Cached,

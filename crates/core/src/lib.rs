@@ -3,6 +3,7 @@
 //! This crate does no I/O and spawns no tasks. Adapters depend on it and on nothing else of ours.
 
 mod alert;
+mod cache;
 pub mod compute;
 mod error;
 mod expression;
@@ -28,6 +29,9 @@ mod validate;
 pub use alert::{
     AlertKind, Notification, Notifier, NotifyError, NotifyErrorKind, Occasion, Reactor, Receipt,
     Severity,
+};
+pub use cache::{
+    CacheDifference, CacheEntry, CacheFound, CacheNote, CacheParts, CachePolicy, CacheQuery,
 };
 pub use compute::{
     ComputeError, ComputeErrorKind, ComputeTarget, Found, JobEnd, JobHandle, JobSpec, Location,

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::Notification;
+use crate::cache::{CacheEntry, CacheNote, CacheQuery};
 use crate::compute::{JobHandle, Usage};
 use crate::error::seam_error;
 use crate::ids::{
@@ -93,6 +94,9 @@ pub struct RunRecord {
     pub code_commit: Option<String>,
     /// The ended run whose results it reuses, if it is a rerun.
     pub rerun: Option<RerunOf>,
+    /// True if nothing is served to it from the cache; what it computes is kept there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 /// What a rerun goes by.
@@ -147,6 +151,7 @@ impl RunRecord {
             pipeline_commit: None,
             code_commit: None,
             rerun: None,
+            fresh: false,
         }
     }
 }
@@ -183,6 +188,9 @@ pub struct StepRecord {
     pub items: Option<Json>,
     /// What it handed on; of a step without an end, what it was given to hand on.
     pub output: Option<StepOutput>,
+    /// What a kept result was looked for by, and what was found, if its results are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Box<CacheNote>>,
 }
 
 impl StepRecord {
@@ -204,6 +212,7 @@ impl StepRecord {
             skip: None,
             items: None,
             output: None,
+            cache: None,
         }
     }
 }
@@ -441,6 +450,13 @@ pub enum EventKind {
         /// That run.
         run: RunId,
     },
+    /// A step, or an item, was served a result that was kept.
+    StepServed {
+        /// The place.
+        slot: Slot,
+        /// The run that computed it.
+        run: RunId,
+    },
     /// Nobody can tell how a step's attempt ended; it waits for a person.
     StepUnknown {
         /// The place.
@@ -564,6 +580,12 @@ pub enum Change {
     /// Removes a run that has ended, with its steps, attempts and events; nothing happens if it is
     /// gone. Its key is free again. `Corrupt` if it has not ended.
     DeleteRun(RunId),
+    /// Keeps a result, in the place of one with the same key.
+    PutCache(Box<CacheEntry>),
+    /// Notes that a kept result was served then, unless a later instant is noted; nothing happens if it is gone.
+    TouchCache(Digest, Timestamp),
+    /// Forgets a kept result; nothing happens if it is gone.
+    DropCache(Digest),
 }
 
 /// One atomic change: all of its rows or none.
@@ -583,7 +605,8 @@ impl Transition {
 
     /// Returns the shards that a host must hold to commit it, on a store that hosts share.
     ///
-    /// Adding an outbox entry asks for none by itself: it comes with the run that it tells of.
+    /// Adding an outbox entry asks for none by itself: it comes with the run that it tells of. Nor does what
+    /// concerns the cache, which is every host's: a result is the same whoever computed it.
     #[must_use]
     pub fn shards(&self) -> ShardSet {
         let shard = |change: &Change| match change {
@@ -596,7 +619,10 @@ impl Transition {
             Change::PutVersion(_)
             | Change::AddOutbox(_)
             | Change::AddSignal(_)
-            | Change::TakeSignal(_) => None,
+            | Change::TakeSignal(_)
+            | Change::PutCache(_)
+            | Change::TouchCache(..)
+            | Change::DropCache(_) => None,
         };
         self.changes.iter().filter_map(shard).collect()
     }
@@ -855,6 +881,12 @@ pub trait RunStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the store.
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError>;
+
+    /// Returns kept results.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError>;
 
     /// Finds a step's name in a version, for readers that hold only a slot.
     ///

@@ -131,6 +131,9 @@ pub struct StartSignal {
     /// The ended run whose results it reuses, if it is a rerun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun: Option<RerunOf>,
+    /// True if nothing is to be served to it from the cache.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 impl StartSignal {
@@ -152,7 +155,15 @@ impl StartSignal {
             date,
             params,
             rerun: None,
+            fresh: false,
         }
+    }
+
+    /// Asks that nothing is served from the cache.
+    #[must_use]
+    pub const fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
     }
 
     /// Asks for a rerun.

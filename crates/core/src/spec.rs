@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CachePolicy;
 use crate::ids::{LogicalName, PipelineName, StepName};
 use crate::resources::Resources;
 use crate::retry::{RetryPolicy, Timeouts};
@@ -651,6 +652,9 @@ pub struct StepPolicy {
         skip_serializing_if = "Option::is_none"
     )]
     pub grace: Option<Duration>,
+    /// Whether its results are kept and served again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CachePolicy>,
 }
 
 /// Returns the policy of a step that says nothing about it: one for all.
@@ -774,6 +778,12 @@ impl StepSpec {
     #[must_use]
     pub fn timeout(self, limit: Duration) -> Self {
         self.policy(|p| p.timeouts = p.timeouts.run(limit))
+    }
+
+    /// Keeps its results, and serves them where all that they depend on is the same.
+    #[must_use]
+    pub fn cache(self, cache: CachePolicy) -> Self {
+        self.policy(|p| p.cache = Some(cache))
     }
 
     /// Lets the run succeed though this step failed.

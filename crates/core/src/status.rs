@@ -339,6 +339,11 @@ pub enum WaitReason {
         /// That run.
         run: crate::RunId,
     },
+    /// Its kept result is looked for, or computed by another run.
+    Cache {
+        /// The run that computes it, `None` while it is looked for.
+        run: Option<crate::RunId>,
+    },
     /// A person must say how its last attempt ended.
     Resolution,
     /// Nobody has given the run this signal yet.
@@ -392,6 +397,10 @@ impl fmt::Display for WaitReason {
             Self::Implementation { name } => write!(f, "waits for a host that implements {name}"),
             Self::Paused => f.write_str("the run is paused"),
             Self::ChildRun { run } => write!(f, "waits for run {run}"),
+            Self::Cache { run: None } => f.write_str("its kept result is being looked for"),
+            Self::Cache { run: Some(run) } => {
+                write!(f, "waits for run {run}, which computes the same result")
+            }
             Self::Signal { name } => write!(f, "waits for the signal {name}"),
             Self::Approval { message, by } => {
                 f.write_str("waits for approval")?;

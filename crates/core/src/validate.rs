@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 
+use crate::cache::CachePolicy;
 use crate::expression::{Expressions, LiteralsOnly};
 use crate::graph::{Graph, Predecessor};
 use crate::ids::{LogicalName, PipelineName};
@@ -511,6 +512,9 @@ impl<'a> Validator<'a> {
                 .help("at most 1000"),
             );
         }
+        if let Some(cache) = &policy.cache {
+            found.extend(uncacheable(at, step, cache));
+        }
         self.problems.extend(found);
     }
 
@@ -935,6 +939,45 @@ impl Ancestors {
         let a = ancestor as usize;
         self.bits[step as usize * self.words + a / 64] & (1 << (a % 64)) != 0
     }
+}
+
+/// Returns why the results of a step can't be kept.
+fn uncacheable(at: &str, step: &StepSpec, cache: &CachePolicy) -> Vec<Problem> {
+    let problem = |below: &str, what: &str, help: &str| {
+        Problem::new(format!("{at}/cache{below}"), what).help(help)
+    };
+    let mut found = Vec::new();
+    match &step.action {
+        Action::Run(_) => {}
+        Action::Native(_) if cache.version.is_none() => found.push(problem(
+            "",
+            "nobody can see when code in Rust changes",
+            "give its results a `version`, and another one whenever the code changes",
+        )),
+        Action::Native(_) => {}
+        other => {
+            let what = format!("the results of a `{}` step can't be kept", other.kind());
+            found.push(problem(
+                "",
+                &what,
+                "take `cache` away; only `run` steps have kept results",
+            ));
+        }
+    }
+    if step.join == Join::Any {
+        let what =
+            "a step that doesn't wait for all steps before it has no result that could be kept";
+        found.push(problem("", what, "take `cache` or `join: any` away"));
+    }
+    if cache.max_age == Some(std::time::Duration::ZERO) {
+        let what = "no result is younger than that";
+        found.push(problem(
+            "/max_age",
+            what,
+            "write a longer time, or take `cache` away",
+        ));
+    }
+    found
 }
 
 fn impossible(at: &str, request: &Resources, limit: &Resources, what: &str) -> Option<Problem> {

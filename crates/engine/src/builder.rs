@@ -305,7 +305,7 @@ impl EngineBuilder {
         }));
         tasks.push(tokio::spawn(outbox::run(Arc::clone(&core), writer.clone())));
         if let Some(writer) = &writer
-            && !core.settings.retention.keeps_all()
+            && !(core.settings.retention.keeps_all() && core.settings.cache_retention.keeps_all())
         {
             let work = retention::run(Arc::clone(&core), inbox.clone(), writer.clone());
             tasks.push(tokio::spawn(work));

@@ -8,6 +8,7 @@
 //! It asks for these by [`Command`] and is told the answer by an [`Input`].
 
 mod attempt;
+mod cache;
 mod deps;
 mod end;
 mod limits;
@@ -23,8 +24,8 @@ use std::sync::Arc;
 
 use windlass_core::run_store::{AttemptEnd, EventKind, Resolution};
 use windlass_core::{
-    AttemptNo, Failure, FencingToken, Json, RunState as RunPhase, Slot, StepOutput, StepState,
-    TimeoutKind, Timestamp, Usage,
+    AttemptNo, CacheNote, Failure, FencingToken, Json, RunState as RunPhase, Slot, StepOutput,
+    StepState, TimeoutKind, Timestamp, Usage,
 };
 
 use crate::rerun::Reuse;
@@ -52,6 +53,12 @@ pub(crate) enum Input {
     Evaluated {
         slot: Slot,
         value: Result<serde_json::Value, String>,
+    },
+    /// What a look that was asked for by [`Command::LookUp`] found; a result, where one is served.
+    Looked {
+        slot: Slot,
+        note: Arc<CacheNote>,
+        output: Option<Arc<StepOutput>>,
     },
     /// Admission granted what the slot asked for.
     Admitted { slot: Slot },
@@ -102,6 +109,8 @@ pub(crate) enum Input {
 pub(crate) enum Command {
     /// Evaluate the expression that the slot's stage names, and answer at once.
     Evaluate { slot: Slot },
+    /// Look for a kept result of the slot.
+    LookUp { slot: Slot },
     /// Put the slot into the queue for its quota.
     Admit { slot: Slot },
     /// Take the slot out of that queue.
@@ -200,6 +209,9 @@ impl RunState {
             Input::Start => self.start(at, out),
             Input::Rerun { reuse } => self.start_reusing(reuse, at, out),
             Input::Evaluated { slot, value } => self.evaluated(*slot, value, at, out),
+            Input::Looked { slot, note, output } => {
+                self.looked(*slot, note, output.as_ref(), at, out);
+            }
             Input::Admitted { slot } => self.admitted(*slot, at, out),
             Input::Started { slot, token } => self.attempt_started(*slot, *token, at, out),
             Input::Beat { slot, token } => self.beat(*slot, *token, at),
@@ -391,6 +403,7 @@ impl RunState {
                 | Stage::Time
                 | Stage::Held
                 | Stage::Gate
+                | Stage::Looking
                 | Stage::Queued
                 | Stage::Signal,
                 _,

@@ -10,6 +10,7 @@
 mod act;
 mod adopt;
 mod ask;
+mod cache;
 mod commit;
 mod lease;
 pub(crate) mod need;
@@ -17,6 +18,7 @@ mod reload;
 mod signal;
 
 pub(crate) use self::adopt::Unfinished;
+use self::cache::Flights;
 use self::lease::Holding;
 use self::need::{need, target_pool};
 use self::reload::{Reload, Taken};
@@ -35,6 +37,7 @@ use windlass_core::{
 
 use crate::admission::Admission;
 use crate::bound::Bound;
+use crate::cache::Looked;
 use crate::decide::{Command, Decision, Event, Input};
 use crate::engine::{Core, RunSummary};
 use crate::executor::{Executor, Work};
@@ -68,6 +71,8 @@ pub(crate) enum Message {
     ),
     /// What others ask for by the store, and the answer once that is in.
     Signals(Vec<Seen>, oneshot::Sender<()>),
+    /// What a look for a kept result came to.
+    Looked(RunId, Slot, Looked),
     /// Why steps don't run.
     Explain(RunId, oneshot::Sender<Vec<Explained>>),
     /// How far a run is, if it is live here.
@@ -185,6 +190,8 @@ pub(crate) struct Driver {
     pub(crate) launches: VecDeque<(RunId, Slot, AttemptNo, FencingToken)>,
     /// Those of them that were stopped before.
     pub(crate) stopped: HashSet<(RunId, FencingToken)>,
+    /// Kept results that are being computed.
+    pub(crate) flights: Flights,
     /// Launches for which no host here has code.
     pub(crate) parked: Vec<(RunId, Command)>,
     /// Inputs put off to the next turn.
@@ -267,6 +274,7 @@ impl Driver {
             work: Vec::new(),
             launches: VecDeque::new(),
             stopped: HashSet::new(),
+            flights: Flights::default(),
             parked: Vec::new(),
             later: Vec::new(),
             idle_signals: Vec::new(),
@@ -371,6 +379,7 @@ impl Driver {
             Message::Start(request, reply) => self.start(&request, reply),
             Message::PlanRerun(request, reply) => drop(reply.send(self.plan_rerun(&request))),
             Message::Signals(signals, reply) => self.take_signals(signals, reply),
+            Message::Looked(run, slot, looked) => self.looked(run, slot, looked),
             Message::Explain(run, reply) => drop(reply.send(self.explain(run))),
             Message::Look(run, reply) => drop(reply.send(self.look(run).map(Box::new))),
             Message::Submitted {
@@ -552,6 +561,7 @@ impl Driver {
     /// Ends a turn: admission, then one transition a run, then the gate.
     pub(crate) fn finish_turn(&mut self) {
         self.admit();
+        self.end_flights();
         let transitions = self.collect_transitions();
         let gate = std::mem::take(&mut self.gate);
         if self.writer.is_none() {

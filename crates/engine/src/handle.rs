@@ -37,6 +37,7 @@ pub struct RunRequest {
     pub(crate) pipeline_commit: Option<String>,
     pub(crate) code_commit: Option<String>,
     pub(crate) rerun: Option<Arc<Before>>,
+    pub(crate) fresh: bool,
 }
 
 /// The run that a rerun goes by, and from where.
@@ -60,7 +61,15 @@ impl RunRequest {
             pipeline_commit: None,
             code_commit: None,
             rerun: None,
+            fresh: false,
         }
+    }
+
+    /// Computes everything anew, whatever results are kept; what it computes is kept.
+    #[must_use]
+    pub const fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
     }
 
     /// Sets a parameter.

@@ -581,7 +581,7 @@ impl Job {
 }
 
 /// Returns the folder of the code, which must lie in the project.
-fn code_path(core: &Core, code: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn code_path(core: &Core, code: &str) -> Result<PathBuf, Failure> {
     let root = core
         .settings
         .code_root
@@ -605,19 +605,30 @@ fn variables(
         .iter()
         .map(|(k, v)| (k.clone(), v.as_str().to_owned()));
     let context = &active.context;
+    let cache = active.bound.pipeline.step(slot.step).policy.cache.as_ref();
     let engine = [
-        ("WINDLASS_RUN", context.run.to_string()),
-        ("WINDLASS_DATE", context.date.to_string()),
-        ("WINDLASS_PIPELINE", context.pipeline.to_string()),
         ("WINDLASS_ENVIRONMENT", context.environment.to_string()),
-        ("WINDLASS_STEP", active.state.label(slot)),
         ("WINDLASS_ATTEMPT", attempt.to_string()),
         ("WINDLASS_TOKEN", token.to_string()),
     ];
+    // A kept result must not depend on what isn't in its key, so these are not told.
+    let of_run = [
+        ("WINDLASS_RUN", context.run.to_string()),
+        ("WINDLASS_DATE", context.date.to_string()),
+    ];
+    let of_step = [
+        ("WINDLASS_PIPELINE", context.pipeline.to_string()),
+        ("WINDLASS_STEP", active.state.label(slot)),
+    ];
+    let of_run = of_run.into_iter().filter(|_| cache.is_none());
+    let of_step = of_step
+        .into_iter()
+        .filter(|_| cache.is_none_or(|c| !c.shared));
+    let engine = engine.into_iter().chain(of_run).chain(of_step);
     own.chain(engine.map(|(k, v)| (k.to_owned(), v))).collect()
 }
 
-fn sources(
+pub(crate) fn sources(
     active: &Active,
     run: &RunSpec,
     token: FencingToken,

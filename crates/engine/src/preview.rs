@@ -240,7 +240,8 @@ impl ResumePlan {
     pub(crate) fn of(state: &RunState, waiting: &[Slot]) -> Self {
         let is_held = |slot: &Slot| {
             let stage = state.node(*slot).map(|n| n.stage);
-            matches!(stage, Some(Stage::Held | Stage::Queued)) && !waiting.contains(slot)
+            matches!(stage, Some(Stage::Held | Stage::Looking | Stage::Queued))
+                && !waiting.contains(slot)
         };
         let slots = state.paused_at.map(|_| state.open_slots());
         let mut held: Vec<Slot> = slots.unwrap_or_default();

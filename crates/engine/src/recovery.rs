@@ -110,7 +110,8 @@ impl RunState {
             && row.lost == 0
             && row.failure.is_none()
             && row.skip.is_none()
-            && row.wake_at.is_none();
+            && row.wake_at.is_none()
+            && row.cache.is_none();
         if !plain {
             let extra = Extra {
                 burned: row.burned,
@@ -119,6 +120,7 @@ impl RunState {
                 wake_at: row.wake_at,
                 failure: row.failure.clone(),
                 skip: row.skip.clone(),
+                cache: row.cache.as_deref().cloned().map(Arc::new),
                 ..Extra::default()
             };
             self.extras.insert(row.slot, extra);

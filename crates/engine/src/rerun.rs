@@ -119,6 +119,8 @@ pub(crate) struct Reuse {
     pub(crate) of: RunId,
     pub(crate) steps: Vec<Kept>,
     pub(crate) items: HashMap<u32, KeptItems>,
+    /// Steps that somebody asked to run again.
+    pub(crate) from: Vec<StepName>,
     changed: BTreeSet<String>,
     /// True if there is no reason to run anything.
     idle: bool,
@@ -154,6 +156,7 @@ impl Reuse {
             of: old.id,
             steps: Vec::new(),
             items: HashMap::new(),
+            from: from.to_vec(),
             changed: wish.changed.clone(),
             idle: true,
         };

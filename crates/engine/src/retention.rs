@@ -1,10 +1,14 @@
-//! Deletes ended runs that nobody wants to see any more, one at a time and behind everything else.
+//! Deletes ended runs that nobody wants to see any more, and kept results that nobody uses, one at a time
+//! and behind everything else.
 //!
-//! One run is one small commit, the next is asked for when it is in, and none of them waits for a
+//! One of them is one small commit, the next is asked for when it is in, and none of them waits for a
 //! sync: what a crash takes back is deleted by the next pass.
+
+mod cache;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{
@@ -46,6 +50,13 @@ pub(crate) async fn run(
                 tracing::warn!(error = %error_chain(&error), "ended runs can't be deleted; tried again later");
             }
         }
+        match keeper.forget_results().await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::info!(forgotten, "forgot results that are kept no longer"),
+            Err(error) => {
+                tracing::warn!(error = %error_chain(&error), "kept results can't be forgotten; tried again later");
+            }
+        }
     }
 }
 
@@ -81,10 +92,7 @@ impl Keeper<'_> {
         };
         let mut deleted = 0;
         if let Some(age) = self.core.settings.retention.max_age {
-            let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            let now = self.core.clock.now().as_micros();
-            let cutoff = Timestamp::from_micros(now.saturating_sub(micros));
-            deleted += self.delete_before(cutoff, &needed).await?;
+            deleted += self.delete_before(self.before(age), &needed).await?;
         }
         if let Some(keep) = self.core.settings.retention.keep_last {
             for pipeline in self.pipelines().await {
@@ -92,6 +100,13 @@ impl Keeper<'_> {
             }
         }
         Ok(deleted)
+    }
+
+    /// Returns the instant that lies so long before now.
+    fn before(&self, age: Duration) -> Timestamp {
+        let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        let now = self.core.clock.now().as_micros();
+        Timestamp::from_micros(now.saturating_sub(micros))
     }
 
     async fn pipelines(&self) -> Vec<PipelineName> {
@@ -144,18 +159,21 @@ impl Keeper<'_> {
     async fn delete<'r>(&self, runs: impl Iterator<Item = &'r RunRecord>, needed: &Needed) -> u64 {
         let mut deleted = 0;
         for run in runs.filter(|r| r.state.is_final() && !needed.has(r)) {
-            let (answer, done) = oneshot::channel();
-            let request = WriteRequest {
-                transitions: vec![Transition::new(vec![Change::DeleteRun(run.id)])],
-                durability: Durability::Lazy,
-                waiter: Waiter::Other(answer),
-                generation: self.core.generation(),
-            };
-            // Unanswered where the store fails or the engine closes: the next pass finds it again.
-            if self.writer.send(request).await.is_ok() && done.await.is_ok() {
-                deleted += 1;
-            }
+            deleted += u64::from(self.write(Change::DeleteRun(run.id)).await);
         }
         deleted
+    }
+
+    /// Returns whether a change is in; where the store fails or the engine closes, the next pass finds
+    /// again what it was for.
+    async fn write(&self, change: Change) -> bool {
+        let (answer, done) = oneshot::channel();
+        let request = WriteRequest {
+            transitions: vec![Transition::new(vec![change])],
+            durability: Durability::Lazy,
+            waiter: Waiter::Other(answer),
+            generation: self.core.generation(),
+        };
+        self.writer.send(request).await.is_ok() && done.await.is_ok()
     }
 }

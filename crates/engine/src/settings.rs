@@ -49,7 +49,9 @@ pub struct Settings {
     pub signal_interval: Duration,
     /// Which ended runs are deleted from the store. Default: none.
     pub retention: Retention,
-    /// How often runs are looked through for that. Default: 10 min.
+    /// Which kept results are forgotten. Default: none.
+    pub cache_retention: CacheRetention,
+    /// How often runs and kept results are looked through for that. Default: 10 min.
     #[serde(with = "duration")]
     pub retention_interval: Duration,
     /// Bytes of each log of a job that are kept. Default: 16 MiB.
@@ -94,6 +96,41 @@ impl Retention {
     }
 }
 
+/// Which kept results are forgotten; one that either rule names goes. What they name in storages stays: it
+/// belongs to the run that wrote it.
+///
+/// A result that was computed or served since the oldest run that has not ended began stays: that run may
+/// have it.
+///
+/// ```
+/// use windlass_engine::{CacheRetention, Settings};
+/// let cache_retention = CacheRetention { max_bytes: Some(500 << 30), ..CacheRetention::default() };
+/// let settings = Settings { cache_retention, ..Settings::default() };
+/// assert_eq!(settings.cache_retention.max_age, None);
+/// ```
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "hosts write it with `..CacheRetention::default()`"
+)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheRetention {
+    /// Forgets results that were neither computed nor served for so long. Default: none.
+    #[serde(with = "optional_duration")]
+    pub max_age: Option<Duration>,
+    /// Forgets those that were not used for longest, until the values and artifacts that the others name have at
+    /// most so many bytes. Default: none.
+    pub max_bytes: Option<u64>,
+}
+
+impl CacheRetention {
+    /// Returns true if nothing is ever forgotten.
+    #[must_use]
+    pub const fn keeps_all(&self) -> bool {
+        self.max_age.is_none() && self.max_bytes.is_none()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -109,6 +146,7 @@ impl Default for Settings {
             outbox_interval: Duration::from_secs(30),
             signal_interval: Duration::from_millis(250),
             retention: Retention::default(),
+            cache_retention: CacheRetention::default(),
             retention_interval: Duration::from_secs(600),
             log_cap_bytes: JobSpec::DEFAULT_LOG_CAP,
             writer_queue: 4_096,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windlass_core::{
-    AttemptNo, Conditions, Failure, FencingToken, Graph, Join, Json, Pipeline, RunId,
+    AttemptNo, CacheNote, Conditions, Failure, FencingToken, Graph, Join, Json, Pipeline, RunId,
     RunState as RunPhase, SkipReason, Slot, StepOutput, StepRecord, StepState, TimeoutKind,
     Timestamp,
 };
@@ -36,6 +36,8 @@ pub(crate) enum Stage {
     Held,
     /// A `finally` step whose join held before the graph ended.
     Gate,
+    /// Its kept result is looked for, or computed by another run.
+    Looking,
     /// In the queue of admission.
     Queued,
     /// Waits for a signal or an approval.
@@ -89,6 +91,8 @@ pub(crate) struct Extra {
     pub(crate) skip: Option<SkipReason>,
     /// What somebody gave it before it was reached.
     pub(crate) given: Option<Arc<StepOutput>>,
+    /// What a kept result was looked for by, and what was found.
+    pub(crate) cache: Option<Arc<CacheNote>>,
     /// The time limit that made the engine stop the attempt.
     pub(crate) timed_out: Option<TimeoutKind>,
     /// True once the attempt's code is known to run.
@@ -249,6 +253,7 @@ impl RunState {
             row.wake_at = extra.wake_at;
             row.failure.clone_from(&extra.failure);
             row.skip.clone_from(&extra.skip);
+            row.cache = extra.cache.as_deref().cloned().map(Box::new);
         }
         if slot.item.is_none()
             && let Some(map) = self.maps.get(&slot.step)

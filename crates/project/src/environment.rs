@@ -92,6 +92,16 @@ pub struct RetentionBinding {
     pub keep_last: Option<u32>,
 }
 
+/// Which kept results are forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CacheBinding {
+    /// Those that were neither computed nor served for so long.
+    pub max_age: Option<Duration>,
+    /// Those that were not used for longest, until the others name at most so many bytes.
+    pub max_bytes: Option<u64>,
+}
+
 /// What the logical names of pipelines stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,6 +114,8 @@ pub struct EnvironmentSpec {
     pub store: StoreBinding,
     /// Which ended runs are deleted from it.
     pub retention: RetentionBinding,
+    /// Which kept results are forgotten.
+    pub cache: CacheBinding,
     /// Storages.
     pub storages: BTreeMap<LogicalName, StorageBinding>,
     /// Which of them holds the folders of runs.
@@ -195,6 +207,7 @@ impl Converter<'_> {
             None => self.missing("store"),
         };
         let retention = self.retention(file);
+        let cache = self.cache_retention(file);
         let secrets = self.secrets(file, root);
         let mut storages = BTreeMap::new();
         for (name, storage) in &file.storage {
@@ -237,6 +250,7 @@ impl Converter<'_> {
             protected: file.protected,
             store: StoreBinding::Sqlite(root.join(store?)),
             retention,
+            cache,
             storages,
             run_storage: run_storage?,
             compute,
@@ -266,6 +280,17 @@ impl Converter<'_> {
         RetentionBinding {
             max_age: max_age.and_then(|age| self.limit("retention/max_age", age)),
             keep_last: retention.keep_last,
+        }
+    }
+
+    fn cache_retention(&mut self, file: &EnvironmentFile) -> CacheBinding {
+        let Some(cache) = &file.cache else {
+            return CacheBinding::default();
+        };
+        let max_age = cache.max_age;
+        CacheBinding {
+            max_age: max_age.and_then(|age| self.limit("cache/max_age", age)),
+            max_bytes: cache.max_bytes.map(|bytes| bytes.0),
         }
     }
 

@@ -22,8 +22,8 @@ pub(crate) use pipeline::{
     TemplateFile,
 };
 pub(crate) use step::{
-    ChildFile, IsolationFile, JoinFile, MapFile, OnCancelFile, PublishFile, RunFile, SoftwareFile,
-    StepFile, WaitFile,
+    CacheFile, ChildFile, IsolationFile, JoinFile, MapFile, OnCancelFile, PublishFile, RunFile,
+    SoftwareFile, StepFile, WaitFile,
 };
 
 /// A duration such as `90s` or `2h30m`.

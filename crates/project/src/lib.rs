@@ -25,8 +25,8 @@ mod yaml;
 
 pub use diagnostic::{Diagnostic, RelatedPlace, Report, Severity};
 pub use environment::{
-    ComputeBinding, EnvironmentSpec, NotifierBinding, RetentionBinding, StorageBinding,
-    StoreBinding,
+    CacheBinding, ComputeBinding, EnvironmentSpec, NotifierBinding, RetentionBinding,
+    StorageBinding, StoreBinding,
 };
 pub use expression::Jinja;
 pub use project::{LoadedPipeline, PROJECT_FILE, Project};

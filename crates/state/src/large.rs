@@ -1,7 +1,7 @@
 //! Large values in a storage: what a step hands on, and the items of a mapped step, above 16 KiB.
 //!
 //! A wrapper around any store. Before a commit it writes each large value as an object named by its
-//! digest, below a folder of the run; the row keeps a reference. Reading a run puts the values back.
+//! digest, below a folder of the run, or of the kept result; the row keeps a reference. Reading puts the values back.
 //! An object is there before the row that names it, so a crash leaves at worst one that nobody names,
 //! until the run is deleted.
 
@@ -16,8 +16,8 @@ use windlass_core::run_store::{
     StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    Digest, Json, ObjectKey, PutMode, RunId, RunKey, Sharing, SignalId, SignalRecord, Slot,
-    Storage, StorageErrorKind, StorageExt, Timestamp,
+    CacheEntry, CacheQuery, Digest, Json, ObjectKey, PutMode, RunId, RunKey, Sharing, SignalId,
+    SignalRecord, Slot, Storage, StorageErrorKind, StorageExt, Timestamp,
 };
 
 /// The most bytes of JSON that a row keeps.
@@ -29,12 +29,20 @@ const MOST_KNOWN: usize = 10_000;
 /// What the text of a reference begins with; a value that begins like it is never kept in a row.
 const MARK: &[u8] = b"{\"$windlass.bytes\":";
 
+/// Whose a large value is: with its end the value is deleted.
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    Run(RunId),
+    /// A result that is kept for longer than the run that computed it.
+    Cache(Digest),
+}
+
 /// A store that keeps values above [`MOST_INLINE`] bytes in a storage.
 ///
 /// Every engine and reader that needs whole values wraps the store alike; one that doesn't sees a
 /// reference in their place: `$windlass.bytes`, `$windlass.digest` and `$windlass.object`.
 ///
-/// Deleting a run deletes its objects afterwards; what can't be deleted then stays.
+/// Deleting a run, or a kept result, deletes its objects afterwards; what can't be deleted then stays.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -66,15 +74,19 @@ impl LargeValues {
         }
     }
 
-    fn folder_of(&self, run: RunId) -> Result<ObjectKey, StoreError> {
-        let key = self.folder.join(&run.to_string());
-        key.map_err(|e| StoreError::corrupt("a run's id is no key").with_source(e))
+    fn folder_of(&self, owner: Owner) -> Result<ObjectKey, StoreError> {
+        let name = match owner {
+            Owner::Run(run) => run.to_string(),
+            Owner::Cache(key) => format!("cache-{key}"),
+        };
+        let key = self.folder.join(&name);
+        key.map_err(|e| StoreError::corrupt("an owner of large values is no key").with_source(e))
     }
 
     /// Puts a reference in the place of a value, and returns the object to write.
     fn detach(
         &self,
-        run: RunId,
+        owner: Owner,
         value: &mut Json,
     ) -> Result<Option<(ObjectKey, Bytes)>, StoreError> {
         let bytes = value.bytes();
@@ -82,7 +94,7 @@ impl LargeValues {
             return Ok(None);
         }
         let digest = Digest::of(bytes).to_string();
-        let key = self.folder_of(run)?.join(&digest);
+        let key = self.folder_of(owner)?.join(&digest);
         let key = key.map_err(|e| StoreError::corrupt("a digest is no key").with_source(e))?;
         let fields = BTreeMap::from([
             ("$windlass.bytes", bytes.len().to_string()),
@@ -175,9 +187,9 @@ impl LargeValues {
         Ok(step)
     }
 
-    /// Deletes the objects of a run that is no more.
-    async fn forget(&self, run: RunId) {
-        let Ok(folder) = self.folder_of(run) else {
+    /// Deletes the objects of an owner that is no more.
+    async fn forget(&self, owner: Owner) {
+        let Ok(folder) = self.folder_of(owner) else {
             return;
         };
         let mut objects = self.storage.list(&folder);
@@ -208,7 +220,7 @@ impl RunStore for LargeValues {
             for change in &mut transition.changes {
                 match change {
                     Change::PutStep(step) => {
-                        let run = step.run;
+                        let run = Owner::Run(step.run);
                         if let Some(output) = &mut step.output {
                             objects.extend(self.detach(run, &mut output.value)?);
                         }
@@ -216,7 +228,12 @@ impl RunStore for LargeValues {
                             objects.extend(self.detach(run, items)?);
                         }
                     }
-                    Change::DeleteRun(run) => deleted.push((at, *run)),
+                    Change::PutCache(entry) => {
+                        let owner = Owner::Cache(entry.key);
+                        objects.extend(self.detach(owner, &mut entry.output.value)?);
+                    }
+                    Change::DeleteRun(run) => deleted.push((at, Owner::Run(*run))),
+                    Change::DropCache(key) => deleted.push((at, Owner::Cache(*key))),
                     _ => {}
                 }
             }
@@ -225,9 +242,9 @@ impl RunStore for LargeValues {
             self.write(objects).await?;
         }
         let verdicts = self.inner.commit(batch, durability).await?;
-        for (at, run) in deleted {
+        for (at, owner) in deleted {
             if verdicts.get(at) == Some(&Verdict::Applied) {
-                self.forget(run).await;
+                self.forget(owner).await;
             }
         }
         Ok(verdicts)
@@ -301,5 +318,14 @@ impl RunStore for LargeValues {
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         self.inner.signals(limit).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        let mut entries = self.inner.cache(query).await?;
+        for entry in &mut entries {
+            self.attach(entry.run, entry.slot, &mut entry.output.value)
+                .await?;
+        }
+        Ok(entries)
     }
 }

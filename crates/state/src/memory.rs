@@ -17,7 +17,8 @@ use windlass_core::run_store::{
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    Digest, RunId, RunKey, RunState, Sharing, SignalId, SignalRecord, Slot, Timestamp,
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, RunState, Sharing, SignalId, SignalRecord, Slot,
+    Timestamp,
 };
 
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ struct Rows {
     outbox: BTreeMap<String, OutboxRecord>,
     /// In the order in which they were left.
     signals: Vec<SignalRecord>,
+    cache: BTreeMap<Digest, CacheEntry>,
 }
 
 #[derive(Debug)]
@@ -214,7 +216,10 @@ impl Rows {
             | Change::AddOutbox(_)
             | Change::PutOutbox(_)
             | Change::AddSignal(_)
-            | Change::TakeSignal(_) => {}
+            | Change::TakeSignal(_)
+            | Change::PutCache(_)
+            | Change::TouchCache(..)
+            | Change::DropCache(_) => {}
             other => {
                 return Err(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"
@@ -263,6 +268,13 @@ impl Rows {
                     self.keys.remove(&gone.run.key);
                 }
             }
+            Change::PutCache(entry) => drop(self.cache.insert(entry.key, *entry)),
+            Change::TouchCache(key, at) => {
+                if let Some(entry) = self.cache.get_mut(&key) {
+                    entry.used_at = entry.used_at.max(at);
+                }
+            }
+            Change::DropCache(key) => drop(self.cache.remove(&key)),
             // A signal that is there already, and what the check refuses.
             _ => {}
         }
@@ -415,5 +427,9 @@ impl RunStore for MemoryStore {
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         let rows = self.rows();
         Ok(rows.signals.iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        Ok(query.answer(&self.rows().cache))
     }
 }

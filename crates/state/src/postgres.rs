@@ -38,7 +38,10 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot, RunStore,
     StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, ShardSet, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass_core::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, ShardSet, Sharing, SignalId, SignalRecord,
+    Timestamp,
+};
 
 use self::connect::{Purpose, Server, check_server, open};
 use self::lease::Share;
@@ -436,5 +439,12 @@ impl RunStore for PostgresStore {
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         self.pool.read(move |db| read::signals(db, limit)).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        let query = query.clone();
+        self.pool
+            .read(move |db| read::cache(db, query.clone()))
+            .await
     }
 }

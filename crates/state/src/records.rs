@@ -24,6 +24,7 @@ fn bytes_of(change: &Change) -> usize {
             let items = step.items.as_ref().map_or(0, |i| i.bytes().len());
             items + step.output.as_ref().map_or(0, |o| o.value.bytes().len())
         }
+        Change::PutCache(entry) => entry.output.value.bytes().len(),
         _ => 0,
     }
 }
@@ -41,4 +42,5 @@ pub(crate) fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
         && a.pipeline_commit == b.pipeline_commit
         && a.code_commit == b.code_commit
         && a.rerun == b.rerun
+        && a.fresh == b.fresh
 }

@@ -23,7 +23,9 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore,
     StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass_core::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+};
 
 use self::open::File;
 use crate::group::Writer;
@@ -202,5 +204,10 @@ impl RunStore for RedbStore {
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         self.read(move |tx| read::signals(tx, limit)).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        let query = query.clone();
+        self.read(move |tx| read::cache(tx, &query)).await
     }
 }

@@ -32,7 +32,9 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass_core::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+};
 
 pub use self::compact::Compacted;
 pub use self::export::ExportLine;
@@ -374,5 +376,10 @@ impl RunStore for SqliteStore {
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         let signals = move |db: &_| read::signals(db, limit);
         self.readers.read(signals).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        let query = query.clone();
+        self.readers.read(move |db| read::cache(db, &query)).await
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use windlass::run_store::{AttemptEnd, RunSnapshot, StepRecord};
 use windlass::{
-    Clock, Explained, Failure as StepFailure, RunState, Slot, StepState, SystemClock, WaitReason,
+    CacheFound, Clock, Explained, Failure as StepFailure, RunState, Slot, StepState, SystemClock,
+    WaitReason,
 };
 
 use super::{Failure, find_run, find_step, load, look, store_of_runs};
@@ -82,6 +83,9 @@ struct Why<'a> {
     waits: Option<&'a WaitReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<&'a StepFailure>,
+    /// Why a kept result was served, or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a CacheFound>,
     /// What each attempt came to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     history: Vec<String>,
@@ -138,6 +142,7 @@ impl<'a> Steps<'a> {
             why: self.sentence(slot, state, row, waits),
             waits,
             failure,
+            cache: row.and_then(|r| r.cache.as_deref()).map(|c| &c.found),
             history: self.history(slot),
             help: self.help(slot, state, waits),
         }
@@ -169,10 +174,15 @@ impl<'a> Steps<'a> {
                 skip.map_or_else(String::new, ToString::to_string)
             }
             (StepState::Running, ..) => self.running(slot),
-            (StepState::Cached, ..) => match &self.snapshot.run.rerun {
-                Some(rerun) => format!("its result is that of run {}", rerun.run),
-                None => "its result was known".to_owned(),
-            },
+            (StepState::Cached, ..) => {
+                let note = row.and_then(|r| r.cache.as_deref());
+                match (note, &self.snapshot.run.rerun) {
+                    (Some(note), _) => note.found.to_string(),
+                    (None, Some(rerun)) => format!("its result is that of run {}", rerun.run),
+                    (None, None) => "its result was known".to_owned(),
+                }
+            }
+            (StepState::Succeeded, ..) => "it has its result".to_owned(),
             (StepState::Cancelled, ..) => "the run was stopped before it ended".to_owned(),
             (StepState::Pending, None, _) if self.snapshot.run.state.is_final() => {
                 "never started: its step ended first".to_owned()
@@ -274,7 +284,10 @@ impl Page<'_> {
                 "  {:width$}  {state:11}  {}\n",
                 step.step, step.why
             ));
-            for line in step.history.iter().chain(&step.help) {
+            // Of one that was served, it is the sentence above.
+            let ran = step.cache.filter(|_| step.state != StepState::Cached);
+            let cache = ran.map(|found| format!("not from the cache: {found}"));
+            for line in cache.iter().chain(&step.history).chain(&step.help) {
                 text.push_str(&format!("  {:width$}  {:11}    {line}\n", "", ""));
             }
         }

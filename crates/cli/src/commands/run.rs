@@ -62,7 +62,10 @@ pub(crate) async fn run(
                 Some(last) if args.force => next_sibling(&last.key)?,
                 _ => key,
             };
-            let start = Start::new(&project, spec, key, date, &params, None)?;
+            let mut start = Start::new(&project, spec, key, date, &params, None)?;
+            if args.no_cache {
+                start = start.fresh();
+            }
             Goal::Start(Box::new(start))
         }
     };

@@ -12,8 +12,17 @@ use super::{Command, Decision};
 use crate::state::{RunState, Stage};
 
 impl RunState {
-    /// Puts a slot into the queue for its quota, or launches it at once where nothing is asked for.
+    /// Takes a slot to an attempt, by way of its kept result if it has one.
     pub(super) fn enqueue(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
+        if self.pipeline.step(slot.step).policy.cache.is_some() {
+            self.look_up(slot, out);
+        } else {
+            self.queue_up(slot, at, out);
+        }
+    }
+
+    /// Puts a slot into the queue for its quota, or launches it at once where nothing is asked for.
+    pub(super) fn queue_up(&mut self, slot: Slot, at: Timestamp, out: &mut Decision) {
         let policy = Arc::clone(&self.pipeline.step(slot.step).policy);
         let needs_room = matches!(self.pipeline.step(slot.step).action, Action::Run(_))
             || policy.pool.is_some()

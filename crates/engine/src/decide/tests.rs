@@ -7,6 +7,7 @@ mod edges;
 mod facts;
 mod finally;
 mod garbage;
+mod kept;
 mod limits;
 mod maps;
 mod model;

@@ -29,6 +29,7 @@ impl Driver {
                 }
                 _ => self.launch(run, slot, attempt, token),
             },
+            Command::LookUp { slot } => self.look_up(run, slot),
             Command::Stop { slot, token } => self.stop(run, slot, token),
             Command::WakeAt { .. } | Command::TimeoutAt { .. } | Command::DeadlineAt { .. } => {
                 self.set_alarm(run, command)

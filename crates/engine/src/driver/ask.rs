@@ -146,6 +146,7 @@ impl Driver {
         record.pipeline_commit.clone_from(&request.pipeline_commit);
         record.code_commit.clone_from(&request.code_commit);
         let before = request.rerun.as_ref();
+        record.fresh = request.fresh;
         record.rerun = before.map(|b| RerunOf::new(b.snapshot.run.id, b.from.clone()));
         let state = RunState::new(id, pipeline);
         let mut active = self.activate(record, state, bound);
@@ -274,6 +275,9 @@ impl Driver {
             (StepState::Retrying, _) => Some(WaitReason::Backoff { until }),
             (StepState::Unknown, _) => Some(WaitReason::Resolution),
             (StepState::Waiting, Stage::Signal) => awaited(active, slot),
+            (StepState::Waiting, Stage::Looking) => Some(WaitReason::Cache {
+                run: self.computed_by(active.record.id, slot),
+            }),
             (StepState::Waiting, _) => self.admission.explain((active.record.id, slot)),
             (StepState::Running, _) => self.reason_of_running(active, slot),
             _ => None,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
 use windlass_core::run_store::{
-    AttemptRecord, Change, Durability, EventKind, EventRecord, Transition, Verdict, VersionRecord,
+    AttemptRecord, Change, Durability, EventKind, EventRecord, StepRecord, Transition, Verdict,
+    VersionRecord,
 };
-use windlass_core::{AttemptNo, FencingToken, Occasion, Slot, Timestamp};
+use windlass_core::{AttemptNo, CacheEntry, FencingToken, Occasion, Slot, StepState, Timestamp};
 
 use super::need::resources;
 use super::{Active, Driver, Gate};
@@ -109,13 +110,13 @@ impl Active {
             changes.push(Change::PutRun(Box::new(self.record.clone())));
         }
         let state = &self.state;
-        changes.extend(
-            dirty
-                .slots
-                .drain()
-                .filter_map(|s| state.step_record(s, now))
-                .map(|r| Change::PutStep(Box::new(r))),
-        );
+        for slot in dirty.slots.drain() {
+            let Some(row) = state.step_record(slot, now) else {
+                continue;
+            };
+            changes.extend(cached(&row, now));
+            changes.push(Change::PutStep(Box::new(row)));
+        }
         changes.extend(
             dirty
                 .ended_attempts
@@ -143,6 +144,22 @@ impl Active {
         changes.extend(dirty.signals.drain(..).map(Change::TakeSignal));
         (dirty.run, dirty.created) = (false, false);
         changes
+    }
+}
+
+/// Returns what the end of a step means to the cache: its result is kept, or was served.
+fn cached(row: &StepRecord, now: Timestamp) -> Option<Change> {
+    let note = row.cache.as_deref()?;
+    let key = note.key()?;
+    match row.state {
+        StepState::Cached => Some(Change::TouchCache(key, now)),
+        StepState::Succeeded => {
+            let (parts, line) = (note.parts.clone(), note.line.clone());
+            let output = row.output.clone().unwrap_or_default();
+            let entry = CacheEntry::new(parts, line, row.run, row.slot, output, now);
+            Some(Change::PutCache(Box::new(entry)))
+        }
+        _ => None,
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use windlass_core::run_store::{AttemptRecord, EventRecord, StoreError, StoreErrorKind};
 use windlass_core::{FencingToken, JobHandle, LogicalName, RunId, RunKey, error_chain};
 
+use super::cache::Flights;
 use super::{Active, Driver, Gate, StartReply};
 use crate::Error;
 use crate::bound::Kind;
@@ -121,6 +122,7 @@ impl Driver {
         // Whatever failed meanwhile is of the one before.
         self.core.next_generation();
         self.alarms.clear();
+        self.flights = Flights::default();
         self.known_versions.clear();
         self.taken_signals.clear();
         self.idle_signals.clear();

@@ -106,6 +106,7 @@ impl Driver {
                 return self.idle_signals.push(signal);
             }
         }
+        request.fresh = wanted.fresh;
         let from = wanted.rerun.map(|r| r.from).unwrap_or_default();
         request.rerun = before.map(|snapshot| Arc::new(Before { snapshot, from }));
         let input = self.first_input(&request);

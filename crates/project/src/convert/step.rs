@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 use windlass_core::{
-    Action, ApproveSpec, Backoff, ChildSpec, ClassRetry, Conditions, CopySpec, FailureClass,
-    InputSource, Isolation, Join, LogicalName, LookupSpec, MapOver, MapSpec, OnCancel, OutputRef,
-    PipelineName, PublishSpec, Resources, RetryPolicy, RunSpec, SoftwareSpec, StepName, StepPolicy,
-    StepSpec, Template, TimeoutKind, Timeouts, WaitSpec, nearest,
+    Action, ApproveSpec, Backoff, CachePolicy, ChildSpec, ClassRetry, Conditions, CopySpec,
+    FailureClass, InputSource, Isolation, Join, LogicalName, LookupSpec, MapOver, MapSpec,
+    OnCancel, OutputRef, PipelineName, PublishSpec, Resources, RetryPolicy, RunSpec, SoftwareSpec,
+    StepName, StepPolicy, StepSpec, Template, TimeoutKind, Timeouts, WaitSpec, nearest,
 };
 
 use super::{Converter, DecodedSteps};
 use crate::diagnostic::clip;
 use crate::files::{
-    After, BackoffFile, ChildFile, ClassFile, DefaultsFile, IsolationFile, JoinFile, MapFile,
-    OnCancelFile, PublishFile, RetryFile, RunFile, SoftwareFile, StepFile, WaitFile, Words,
+    After, BackoffFile, CacheFile, ChildFile, ClassFile, DefaultsFile, IsolationFile, JoinFile,
+    MapFile, OnCancelFile, PublishFile, RetryFile, RunFile, SoftwareFile, StepFile, WaitFile,
+    Words,
 };
 
 /// As many attempts a step may have.
@@ -223,7 +224,23 @@ impl Converter<'_> {
         policy.allow_failure = file.allow_failure;
         policy.idempotent = file.idempotent;
         policy.priority = file.priority;
+        policy.cache = file.cache.as_ref().and_then(|c| self.cache(at, c));
         policy
+    }
+
+    fn cache(&mut self, at: &str, file: &CacheFile) -> Option<CachePolicy> {
+        let mut cache = CachePolicy::new();
+        match file {
+            CacheFile::Plain(kept) => return kept.then_some(cache),
+            CacheFile::Policy(file) => {
+                cache.shared = file.shared;
+                cache.version = file.version.as_deref().map(Into::into);
+                let max_age = file.max_age;
+                cache.max_age =
+                    max_age.and_then(|age| self.limit(&format!("{at}/cache/max_age"), age));
+            }
+        }
+        Some(cache)
     }
 
     fn timeouts(&mut self, at: &str, file: &StepFile, default: Option<Duration>) -> Timeouts {

@@ -27,6 +27,9 @@ pub(crate) struct EnvironmentFile {
     /// Which ended runs are deleted from the store; all are kept without it.
     #[serde(default)]
     pub(crate) retention: Option<RetentionFile>,
+    /// Which kept results of steps are forgotten; all are kept without it.
+    #[serde(default)]
+    pub(crate) cache: Option<CacheRetentionFile>,
     /// Storages by logical name.
     #[serde(default)]
     pub(crate) storage: BTreeMap<String, StorageFile>,
@@ -71,6 +74,17 @@ pub(crate) struct RetentionFile {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(crate) keep_last: Option<u32>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheRetentionFile {
+    /// Forgets results that were neither computed nor served for so long.
+    #[serde(default)]
+    pub(crate) max_age: Option<Span>,
+    /// Forgets those that were not used for longest, until what the others name has at most this size.
+    #[serde(default)]
+    pub(crate) max_bytes: Option<Bytes>,
 }
 
 /// A team: its notifiers, as a list or under `notify`, and its weight.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::pipeline::{RetryFile, TimeoutsFile};
@@ -57,6 +57,9 @@ pub(crate) struct StepFile {
     /// Steps with a higher number go first.
     #[serde(default)]
     pub(crate) priority: i32,
+    /// Keeps the step's results, and serves them where all that they depend on is the same.
+    #[serde(default)]
+    pub(crate) cache: Option<CacheFile>,
     /// Runs a program.
     #[serde(default)]
     pub(crate) run: Option<RunFile>,
@@ -93,6 +96,51 @@ pub(crate) struct StepFile {
     #[serde(default)]
     #[schemars(skip)]
     pub(crate) repeat: Option<Value>,
+}
+
+/// `true`, or how results are kept.
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged)]
+pub(crate) enum CacheFile {
+    Plain(bool),
+    Policy(CachePolicyFile),
+}
+
+impl<'de> Deserialize<'de> for CacheFile {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = CacheFile;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`true`, or a map such as `{ shared: true, max_age: 30d }`")
+            }
+            fn visit_bool<E: serde::de::Error>(self, kept: bool) -> Result<CacheFile, E> {
+                Ok(CacheFile::Plain(kept))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                entries: A,
+            ) -> Result<CacheFile, A::Error> {
+                let entries = serde::de::value::MapAccessDeserializer::new(entries);
+                CachePolicyFile::deserialize(entries).map(CacheFile::Policy)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CachePolicyFile {
+    /// Shares results with steps of other names and other pipelines.
+    #[serde(default)]
+    pub(crate) shared: bool,
+    /// Part of the key: with another version, nothing kept before is served.
+    #[serde(default)]
+    pub(crate) version: Option<String>,
+    /// Results that are older are not served.
+    #[serde(default)]
+    pub(crate) max_age: Option<Span>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

@@ -13,8 +13,8 @@ use windlass_core::run_store::{
     StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    Clock, Digest, HostRecord, Lease, RunId, RunKey, Shard, ShardSet, Sharing, SignalId,
-    SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Clock, Digest, HostRecord, Lease, RunId, RunKey, Shard, ShardSet,
+    Sharing, SignalId, SignalRecord, Timestamp,
 };
 
 use super::MemoryStore;
@@ -359,5 +359,9 @@ impl RunStore for MemoryHost {
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         self.shared.store.signals(limit).await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        self.shared.store.cache(query).await
     }
 }

@@ -11,7 +11,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 use windlass_core::run_store::{
     AttemptRecord, OutboxRecord, OutboxState, RunRecord, StepRecord, VersionRecord,
 };
-use windlass_core::{Shard, SignalRecord, Slot, Timestamp};
+use windlass_core::{CacheEntry, Shard, SignalRecord, Slot, Timestamp};
 
 use super::plan::EventRow;
 
@@ -132,6 +132,7 @@ table!(RUNS: RunRecord, "run", Replace, |r| {
     code_commit: "text" = r.code_commit.as_deref();
     params: "text" = Some(&r.params).filter(|p| !p.is_none()).map(|p| Text(p.bytes()));
     rerun: "text" = json(r.rerun.as_ref())?;
+    fresh: "boolean" = r.fresh;
 });
 
 table!(STATES: RunRecord, "run_state", Replace, |r| {
@@ -164,6 +165,7 @@ table!(STEPS: StepRecord, "step", Replace, |s| {
     items: "text" = s.items.as_ref().map(|i| Text(i.bytes()));
     value: "text" = s.output.as_ref().filter(|o| !o.value.is_none()).map(|o| Text(o.value.bytes()));
     artifacts: "text" = json(s.output.as_ref().map(|o| &o.artifacts))?;
+    cache: "text" = json(s.cache.as_ref())?;
 });
 
 table!(ATTEMPTS: AttemptRecord, "attempt", Replace, |a| {
@@ -219,6 +221,20 @@ table!(SIGNALS: SignalRecord, "signal", Keep, |s| {
     --
     at: "bigint" = s.at.as_micros();
     signal: "text" = serde_json::to_string(&s.signal)?;
+});
+
+table!(CACHE: CacheEntry, "cache", Replace, |c| {
+    key: "bytea" = c.key.as_bytes().as_slice();
+    --
+    line: "text" = c.line.as_str();
+    run: "uuid" = *c.run.as_uuid();
+    step: "bigint" = i64::from(c.slot.step);
+    item: "bigint" = item_of(c.slot);
+    created_at: "bigint" = c.created_at.as_micros();
+    used_at: "bigint" = c.used_at.as_micros();
+    parts: "text" = serde_json::to_string(&c.parts)?;
+    value: "text" = Some(&c.output.value).filter(|v| !v.is_none()).map(|v| Text(v.bytes()));
+    artifacts: "text" = serde_json::to_string(&c.output.artifacts)?;
 });
 
 /// Returns the number that stands for the state; `None` for one that this release doesn't know.

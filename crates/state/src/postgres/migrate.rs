@@ -8,7 +8,10 @@ use windlass_core::run_store::StoreError;
 
 use super::error::failed;
 
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../migrations/postgres/0001_records.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/postgres/0001_records.sql"),
+    include_str!("../migrations/postgres/0002_cache.sql"),
+];
 
 /// How far a schema is.
 pub(super) enum Found {

@@ -12,7 +12,9 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, RunRecord, StepRecord, StoreError,
     Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, RunState, ShardSet, SignalId, SignalRecord, Slot};
+use windlass_core::{
+    CacheEntry, Digest, RunId, RunKey, RunState, ShardSet, SignalId, SignalRecord, Slot, Timestamp,
+};
 
 use super::columns::outbox_code;
 use crate::records::same_request;
@@ -118,6 +120,11 @@ pub(super) struct Plan<'g> {
     outbox: Latest<&'g str, (Entry, &'g OutboxRecord)>,
     pub(super) taken: HashSet<&'g SignalId>,
     pub(super) signals: Latest<&'g SignalId, &'g SignalRecord>,
+    /// Kept results that go before others come.
+    pub(super) dropped: HashSet<Digest>,
+    pub(super) cache: Latest<Digest, &'g CacheEntry>,
+    /// When kept results were served, written after those that come.
+    pub(super) served: HashMap<Digest, Timestamp>,
 }
 
 impl<'g> Plan<'g> {
@@ -139,6 +146,9 @@ impl<'g> Plan<'g> {
             outbox: Latest::new(),
             taken: HashSet::new(),
             signals: Latest::new(),
+            dropped: HashSet::new(),
+            cache: Latest::new(),
+            served: HashMap::new(),
         }
     }
 
@@ -243,6 +253,19 @@ impl<'g> Plan<'g> {
                 self.signals.retain(|key| *key != id);
             }
             Change::DeleteRun(run) => self.delete(*run)?,
+            Change::PutCache(entry) => {
+                self.served.remove(&entry.key);
+                self.cache.put(entry.key, entry);
+            }
+            Change::TouchCache(key, at) => {
+                let served = self.served.entry(*key).or_insert(*at);
+                *served = (*served).max(*at);
+            }
+            Change::DropCache(key) => {
+                self.served.remove(key);
+                self.cache.retain(|kept| kept != key);
+                self.dropped.insert(*key);
+            }
             other => {
                 return Err(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"

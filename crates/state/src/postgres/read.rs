@@ -11,8 +11,9 @@ use windlass_core::run_store::{
     StepRecord, VersionRecord,
 };
 use windlass_core::{
-    AttemptNo, Digest, FencingToken, HostRecord, Json, LogicalName, RunId, RunKey, RunState, Shard,
-    ShardSet, SignalId, SignalRecord, Slot, StepOutput, StepState, Timestamp,
+    AttemptNo, CacheEntry, CacheQuery, Digest, FencingToken, HostRecord, Json, LogicalName, RunId,
+    RunKey, RunState, Shard, ShardSet, SignalId, SignalRecord, Slot, StepOutput, StepState,
+    Timestamp,
 };
 
 use super::columns::{outbox_code, outbox_state};
@@ -111,7 +112,7 @@ impl<'r> Fields<'r> {
 
 const RUN: &str = "id, run_key, pipeline, version, environment, date, params, created_at, \
     state, cancels, started_at, ended_at, next_token, next_seq, reason, \
-    parent, parent_step, parent_item, pipeline_commit, code_commit, rerun";
+    parent, parent_step, parent_item, pipeline_commit, code_commit, rerun, fresh";
 
 fn run_of(fields: &mut Fields<'_>) -> Read<RunRecord> {
     let mut run = RunRecord::new(
@@ -138,6 +139,7 @@ fn run_of(fields: &mut Fields<'_>) -> Read<RunRecord> {
     run.pipeline_commit = fields.take()?;
     run.code_commit = fields.take()?;
     run.rerun = fields.json()?;
+    run.fresh = fields.take()?;
     Ok(run)
 }
 
@@ -226,7 +228,7 @@ pub(super) fn runs(db: &mut Connection, query: RunQuery) -> Reading<'_, Vec<RunR
 }
 
 const STEPS: &str = "SELECT step, item, state, attempt, burned, lost, out_of_memory, ready_at, \
-    wake_at, ended_at, failure, skip, items, value, artifacts FROM step WHERE run = $1 ORDER BY step, item";
+    wake_at, ended_at, failure, skip, items, value, artifacts, cache FROM step WHERE run = $1 ORDER BY step, item";
 const ATTEMPTS: &str = "SELECT step, item, attempt, token, host, launched_at, target, pool, started_at, \
     ended_at, ending, handle, resources, usage, logs, degraded FROM attempt WHERE run = $1 ORDER BY step, item, attempt";
 
@@ -286,6 +288,7 @@ fn step_row(run: RunId, row: &Row) -> Read<StepRecord> {
         output.artifacts = artifacts;
         step.output = Some(output);
     }
+    step.cache = fields.json()?;
     Ok(step)
 }
 
@@ -458,4 +461,45 @@ pub(super) fn shards(numbers: &[i16]) -> ShardSet {
 
 pub(super) fn shard(number: i16) -> Option<Shard> {
     u8::try_from(number).ok().and_then(Shard::new)
+}
+
+fn cache_row(row: &Row) -> Read<CacheEntry> {
+    let mut fields = Fields::of(row);
+    let key = fields.digest()?;
+    let line = fields.take()?;
+    let run = RunId::from_uuid(fields.take()?);
+    let slot = fields.slot()?;
+    let (created_at, used_at) = (fields.at()?, fields.at()?);
+    let parts = fields.json()?.unwrap_or_default();
+    let mut output = StepOutput::of(fields.raw()?.unwrap_or_default());
+    output.artifacts = fields.json()?.unwrap_or_default();
+    let mut entry = CacheEntry::new(parts, line, run, slot, output, created_at);
+    (entry.key, entry.used_at) = (key, used_at);
+    Ok(entry)
+}
+
+pub(super) fn cache(db: &mut Connection, query: CacheQuery) -> Reading<'_, Vec<CacheEntry>> {
+    async move {
+        let select = "SELECT key, line, run, step, item, created_at, used_at, parts, value, artifacts FROM cache";
+        let rows = match &query {
+            CacheQuery::Key(key) => {
+                let sql = format!("{select} WHERE key = $1");
+                db.query(&sql, &[&key.as_bytes().as_slice()]).await?
+            }
+            CacheQuery::Latest(line) => {
+                let sql = format!(
+                    "{select} WHERE line = $1 ORDER BY created_at DESC, key DESC LIMIT 1"
+                );
+                db.query(&sql, &[line]).await?
+            }
+            CacheQuery::Behind { last, limit } => {
+                // Empty, which is smaller than any key.
+                let last = last.as_ref().map_or(&[][..], |key| key.as_bytes());
+                let sql = format!("{select} WHERE key > $1 ORDER BY key LIMIT $2");
+                db.query(&sql, &[&last, &i64::from(*limit)]).await?
+            }
+        };
+        all(&rows, cache_row)
+    }
+    .boxed()
 }

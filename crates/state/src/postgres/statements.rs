@@ -7,7 +7,7 @@ use tokio_postgres::{Error, Statement};
 use windlass_core::{Digest, Shard};
 
 use super::columns::{
-    ADDED, ATTEMPTS, Column, EVENTS, OUTBOX, RUNS, SIGNALS, STATES, STEPS, VERSIONS,
+    ADDED, ATTEMPTS, CACHE, Column, EVENTS, OUTBOX, RUNS, SIGNALS, STATES, STEPS, VERSIONS,
 };
 use super::connect::Connection;
 use super::lease::Epochs;
@@ -44,6 +44,9 @@ pub(super) struct Statements {
     wake: Statement,
     fence: Statement,
     pub(super) find_lost: Statement,
+    drop_cache: Statement,
+    touch_cache: Statement,
+    cache: Statement,
 }
 
 impl Statements {
@@ -64,6 +67,9 @@ impl Statements {
             "SELECT array_agg(asserted.shard) FROM unnest($2::smallint[], $3::bigint[]) AS asserted (shard, epoch) \
              LEFT JOIN lease ON lease.shard = asserted.shard AND holder = $1 AND lease.epoch = asserted.epoch \
              WHERE lease.shard IS NULL",
+            "DELETE FROM cache WHERE key = ANY ($1::bytea[])",
+            "UPDATE cache SET used_at = greatest(used_at, served.at) \
+             FROM unnest($1::bytea[], $2::bigint[]) AS served (key, at) WHERE cache.key = served.key",
         ];
         let puts = [
             VERSIONS.sql(),
@@ -75,6 +81,7 @@ impl Statements {
             ADDED.sql(),
             OUTBOX.sql(),
             SIGNALS.sql(),
+            CACHE.sql(),
         ];
         let find_runs = read::for_writing();
         let (delete, others, puts, find_runs) = try_join4(
@@ -96,6 +103,8 @@ impl Statements {
             wake: other(),
             fence: other(),
             find_lost: other(),
+            drop_cache: other(),
+            touch_cache: other(),
             versions: put(),
             runs: put(),
             states: put(),
@@ -105,6 +114,7 @@ impl Statements {
             added: put(),
             outbox: put(),
             signals: put(),
+            cache: put(),
         })
     }
 
@@ -126,6 +136,14 @@ impl Statements {
         if !taken.is_empty() {
             filled.push((&self.take_signals, vec![Box::new(taken)]));
         }
+        let dropped: Vec<_> = plan
+            .dropped
+            .iter()
+            .map(|k| k.as_bytes().as_slice())
+            .collect();
+        if !dropped.is_empty() {
+            filled.push((&self.drop_cache, vec![Box::new(dropped)]));
+        }
         let versions = plan.versions.rows().iter().copied();
         let versions: Vec<_> = versions
             .filter(|v| !in_already.contains(&v.digest))
@@ -142,8 +160,21 @@ impl Statements {
             (&self.added, ADDED.fill(&added)?),
             (&self.outbox, OUTBOX.fill(&put)?),
             (&self.signals, SIGNALS.fill(plan.signals.rows())?),
+            (&self.cache, CACHE.fill(plan.cache.rows())?),
         ];
         filled.extend(puts.into_iter().filter(|(_, columns)| !columns.is_empty()));
+        if !plan.served.is_empty() {
+            // In one order for all hosts, so that two of them never wait for each other's rows.
+            let mut served: Vec<_> = plan.served.iter().collect();
+            served.sort_unstable();
+            let keys = served.iter().map(|(key, _)| key.as_bytes().as_slice());
+            let times = served.iter().map(|(_, at)| at.as_micros());
+            let columns: Vec<Column<'a>> = vec![
+                Box::new(keys.collect::<Vec<_>>()),
+                Box::new(times.collect::<Vec<_>>()),
+            ];
+            filled.push((&self.touch_cache, columns));
+        }
         let own = epochs.shards();
         let mut ids = added.iter().map(|entry| entry.id.as_str());
         let news = if !plan.signals.rows().is_empty() {

@@ -1,15 +1,17 @@
 //! What readers ask, each of one transaction: as of one instant.
 
+use std::ops::Bound;
+
 use ::redb::{ReadTransaction, ReadableTable};
 use windlass_core::run_store::{
     AttemptRecord, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, StepRecord,
     StoreError, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, SignalRecord, Timestamp};
+use windlass_core::{CacheEntry, CacheQuery, Digest, RunId, RunKey, SignalRecord, Timestamp};
 
 use super::rows::{
-    ATTEMPTS, BY_PIPELINE, EVENTS, KEYS, OUTBOX, OUTBOX_ORDER, RUNS, SIGNALS, STEPS, UNFINISHED,
-    VERSIONS, damaged, decode, decode_run, decode_step, number,
+    ATTEMPTS, BY_PIPELINE, CACHE, CACHE_LINES, EVENTS, KEYS, OUTBOX, OUTBOX_ORDER, RUNS, SIGNALS,
+    STEPS, UNFINISHED, VERSIONS, damaged, decode, decode_cache, decode_run, decode_step, number,
 };
 
 /// A row that can't be read is an error of its own; anything else is of the file.
@@ -220,4 +222,36 @@ pub(super) fn signals(tx: &ReadTransaction, limit: u32) -> Read<Vec<SignalRecord
         }
     }
     Ok(found)
+}
+
+pub(super) fn cache(tx: &ReadTransaction, query: &CacheQuery) -> Read<Vec<CacheEntry>> {
+    let entries = tx.open_table(CACHE).map_err(failed)?;
+    let one = |key: &[u8; 32]| -> Read<Vec<CacheEntry>> {
+        let found = entries.get(key).map_err(failed)?;
+        let found = found.map(|bytes| decode_cache(bytes.value()).map_err(damaged));
+        found.into_iter().collect()
+    };
+    match query {
+        CacheQuery::Key(key) => one(key.as_bytes()),
+        CacheQuery::Latest(line) => {
+            let lines = tx.open_table(CACHE_LINES).map_err(failed)?;
+            let (first, last) = ([0; 32], [0xff; 32]);
+            let of = (line.as_str(), i64::MIN, &first)..=(line.as_str(), i64::MAX, &last);
+            let found = lines.range(of).map_err(failed)?.next_back();
+            match found.transpose().map_err(failed)? {
+                Some((key, _)) => one(key.value().2),
+                None => Ok(Vec::new()),
+            }
+        }
+        CacheQuery::Behind { last, limit } => {
+            let behind = last.map_or(Bound::Unbounded, |key| Bound::Excluded(*key.as_bytes()));
+            let behind = behind.as_ref();
+            let range = entries.range::<&[u8; 32]>((behind, Bound::Unbounded));
+            let decoded = range.map_err(failed)?.take(*limit as usize).map(|row| {
+                let (_, bytes) = row.map_err(failed)?;
+                decode_cache(bytes.value()).map_err(damaged)
+            });
+            decoded.collect()
+        }
+    }
 }

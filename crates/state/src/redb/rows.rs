@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use windlass_core::run_store::{OutboxRecord, OutboxState, RunRecord, StepRecord, StoreError};
-use windlass_core::{Json, RunId, Slot};
+use windlass_core::{CacheEntry, Json, RunId, Slot};
 
 /// What is known of the store itself.
 pub(super) const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
@@ -34,6 +34,13 @@ pub(super) const OUTBOX_ORDER: TableDefinition<'_, (u8, i64, &str), ()> =
 pub(super) const SIGNALS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("signal");
 pub(super) const SIGNAL_IDS: TableDefinition<'_, &str, u64> = TableDefinition::new("signal_id");
 
+/// Kept results by their key.
+pub(super) const CACHE: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("cache");
+/// Kept results by line, time and key.
+pub(super) const CACHE_LINES: TableDefinition<'_, LineKey, ()> = TableDefinition::new("cache_line");
+
+/// A line, when the result was computed, and its key.
+pub(super) type LineKey = (&'static str, i64, &'static [u8; 32]);
 pub(super) type StepKey = (u128, u32, i64);
 pub(super) type AttemptKey = (u128, u32, i64, u32);
 
@@ -79,6 +86,13 @@ struct StepRow {
     step: StepRecord,
     items: Option<String>,
     value: Option<String>,
+}
+
+/// A kept result, and its value as it was written.
+#[derive(Serialize, Deserialize)]
+struct CacheRow {
+    entry: CacheEntry,
+    value: String,
 }
 
 /// A row that can't be written or read.
@@ -138,4 +152,16 @@ pub(super) fn decode_step(bytes: &[u8]) -> Coded<StepRecord> {
         output.value = json(&value)?;
     }
     Ok(step)
+}
+
+pub(super) fn encode_cache(entry: &CacheEntry) -> Coded<Vec<u8>> {
+    let mut entry = entry.clone();
+    let value = text(&std::mem::replace(&mut entry.output.value, Json::none()));
+    encode(&CacheRow { entry, value })
+}
+
+pub(super) fn decode_cache(bytes: &[u8]) -> Coded<CacheEntry> {
+    let CacheRow { mut entry, value } = decode(bytes)?;
+    entry.output.value = json(&value)?;
+    Ok(entry)
 }

@@ -6,13 +6,14 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventRecord, OutboxRecord, RunRecord, StepRecord, StoreError,
     Transition, Verdict, VersionRecord,
 };
-use windlass_core::{RunId, RunKey, SignalId, SignalRecord};
+use windlass_core::{CacheEntry, Digest, RunId, RunKey, SignalId, SignalRecord, Timestamp};
 
 use super::open::File;
 use super::rows::{
-    ATTEMPTS, AttemptKey, BY_PIPELINE, EVENTS, KEYS, OUTBOX, OUTBOX_ORDER, RUNS, SIGNAL_IDS,
-    SIGNALS, STEPS, StepKey, UNFINISHED, VERSIONS, damaged, decode, decode_run, encode, encode_run,
-    encode_step, number, outbox_key, place, step_key,
+    ATTEMPTS, AttemptKey, BY_PIPELINE, CACHE, CACHE_LINES, EVENTS, KEYS, LineKey, OUTBOX,
+    OUTBOX_ORDER, RUNS, SIGNAL_IDS, SIGNALS, STEPS, StepKey, UNFINISHED, VERSIONS, damaged, decode,
+    decode_cache, decode_run, encode, encode_cache, encode_run, encode_step, number, outbox_key,
+    place, step_key,
 };
 use crate::group::{Backend, Commit, Queue, Rejected, Seen};
 
@@ -101,6 +102,8 @@ struct Tables<'tx> {
     outbox_order: Table<'tx, (u8, i64, &'static str), ()>,
     signals: Table<'tx, u64, &'static [u8]>,
     signal_ids: Table<'tx, &'static str, u64>,
+    cache: Table<'tx, &'static [u8; 32], &'static [u8]>,
+    cache_lines: Table<'tx, LineKey, ()>,
 }
 
 /// Makes every table that isn't there.
@@ -123,6 +126,8 @@ impl<'tx> Tables<'tx> {
             outbox_order: tx.open_table(OUTBOX_ORDER)?,
             signals: tx.open_table(SIGNALS)?,
             signal_ids: tx.open_table(SIGNAL_IDS)?,
+            cache: tx.open_table(CACHE)?,
+            cache_lines: tx.open_table(CACHE_LINES)?,
         })
     }
 
@@ -177,6 +182,9 @@ impl<'tx> Tables<'tx> {
             Change::AddSignal(signal) => self.add_signal(signal),
             Change::TakeSignal(id) => self.take_signal(id),
             Change::DeleteRun(id) => self.delete_run(*id),
+            Change::PutCache(entry) => self.put_cache(entry),
+            Change::TouchCache(key, at) => self.touch_cache(key, *at),
+            Change::DropCache(key) => self.drop_cache(key).map(drop),
             other => Err(Refused::Broken(StoreError::incompatible(format!(
                 "this store can't keep such a change: use the release of the engine change=`{other:?}`"
             )))),
@@ -310,6 +318,37 @@ impl<'tx> Tables<'tx> {
         self.signals.insert(next, bytes.as_slice())?;
         self.signal_ids.insert(signal.id.as_str(), next)?;
         Ok(())
+    }
+
+    fn put_cache(&mut self, entry: &CacheEntry) -> Result<(), Refused> {
+        self.drop_cache(&entry.key)?;
+        let bytes = encode_cache(entry).map_err(unwritable)?;
+        let key = entry.key.as_bytes();
+        self.cache.insert(key, bytes.as_slice())?;
+        let at = entry.created_at.as_micros();
+        self.cache_lines
+            .insert((entry.line.as_str(), at, key), ())?;
+        Ok(())
+    }
+
+    fn touch_cache(&mut self, key: &Digest, at: Timestamp) -> Result<(), Refused> {
+        if let Some(mut entry) = self.drop_cache(key)? {
+            entry.used_at = entry.used_at.max(at);
+            self.put_cache(&entry)?;
+        }
+        Ok(())
+    }
+
+    fn drop_cache(&mut self, key: &Digest) -> Result<Option<CacheEntry>, Refused> {
+        let gone = self.cache.remove(key.as_bytes())?;
+        let gone = gone.map(|bytes| decode_cache(bytes.value()));
+        let gone = gone.transpose().map_err(unreadable)?;
+        if let Some(entry) = &gone {
+            let at = entry.created_at.as_micros();
+            let line = (entry.line.as_str(), at, key.as_bytes());
+            self.cache_lines.remove(line)?;
+        }
+        Ok(gone)
     }
 
     fn take_signal(&mut self, id: &SignalId) -> Result<(), Refused> {

@@ -14,7 +14,7 @@ use super::read::{self, Read, failed};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ExportLine<'a> {
-    /// What it is: `version`, `run`, `step`, `attempt`, `event`, `outbox` or `signal`.
+    /// What it is: `version`, `run`, `step`, `attempt`, `event`, `outbox`, `signal` or `cache`.
     pub kind: &'static str,
     /// A JSON object on one line, without a line break; its `record` is the kind.
     pub json: &'a str,
@@ -144,5 +144,9 @@ pub(super) fn export(
             out.line("signal", &Signal { id, at, signal })
         },
     )?;
+    let sql = format!("SELECT {} FROM cache ORDER BY rowid", read::CACHE);
+    each(&tx, &sql, [], |row| {
+        out.line("cache", &read::cache_row(row).map_err(failed)?)
+    })?;
     Ok(out.lines)
 }

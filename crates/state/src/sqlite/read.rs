@@ -9,8 +9,8 @@ use windlass_core::run_store::{
     StepRecord, StoreError, VersionRecord,
 };
 use windlass_core::{
-    AttemptNo, Digest, FencingToken, Json, LogicalName, RunId, RunKey, RunState, SignalId,
-    SignalRecord, Slot, StepOutput, StepState, Timestamp,
+    AttemptNo, CacheEntry, CacheQuery, Digest, FencingToken, Json, LogicalName, RunId, RunKey,
+    RunState, SignalId, SignalRecord, Slot, StepOutput, StepState, Timestamp,
 };
 
 use super::rows::{outbox_code, outbox_state};
@@ -127,7 +127,7 @@ fn slot(row: &Row<'_>, column: usize) -> Read<Slot> {
 
 pub(super) const RUN: &str = "run.no, id, run_key, pipeline, version, environment, date, params, created_at, \
     state, cancel_requested, started_at, ended_at, next_token, next_seq, reason, \
-    parent, parent_step, parent_item, pipeline_commit, code_commit, rerun";
+    parent, parent_step, parent_item, pipeline_commit, code_commit, rerun, fresh";
 
 pub(super) fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
     let mut run = RunRecord::new(
@@ -154,6 +154,7 @@ pub(super) fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {
     run.pipeline_commit = row.get(19)?;
     run.code_commit = row.get(20)?;
     run.rerun = parse(row, 21)?;
+    run.fresh = row.get(22)?;
     Ok((row.get(0)?, run))
 }
 
@@ -219,7 +220,7 @@ pub(super) fn runs(db: &Connection, query: &RunQuery) -> Result<Vec<RunRecord>, 
 
 /// The steps of a run by its number, as [`step_row`] reads them.
 pub(super) const STEPS: &str = "SELECT step, item, state, attempt, burned, lost, out_of_memory, ready_at, wake_at, ended_at, \
-    failure, skip, items, value, artifacts FROM step WHERE run = ?1 ORDER BY step, item";
+    failure, skip, items, value, artifacts, cache FROM step WHERE run = ?1 ORDER BY step, item";
 /// The attempts of a run by its number, as [`attempt_row`] reads them.
 pub(super) const ATTEMPTS: &str = "SELECT step, item, attempt, token, host, target, pool, launched_at, started_at, ended_at, \
     ending, handle, resources, usage, logs, degraded FROM attempt WHERE run = ?1 ORDER BY step, item, attempt";
@@ -258,6 +259,7 @@ pub(super) fn step_row(run: RunId, row: &Row<'_>) -> Read<StepRecord> {
         output.artifacts = artifacts;
         step.output = Some(output);
     }
+    step.cache = parse(row, 15)?;
     Ok(step)
 }
 
@@ -401,6 +403,47 @@ pub(super) fn signals(db: &Connection, limit: u32) -> Result<Vec<SignalRecord>, 
         }
     })?;
     Ok(found.into_iter().flatten().collect())
+}
+
+/// The columns of a kept result, as [`cache_row`] reads them.
+pub(super) const CACHE: &str =
+    "key, line, run, step, item, created_at, used_at, parts, value, artifacts";
+
+pub(super) fn cache_row(row: &Row<'_>) -> Read<CacheEntry> {
+    let mut output = StepOutput::of(raw(row, 8)?.unwrap_or_default());
+    output.artifacts = parse(row, 9)?.unwrap_or_default();
+    let mut entry = CacheEntry::new(
+        parse(row, 7)?.unwrap_or_default(),
+        row.get(1)?,
+        run_id(row.get_ref(2)?)?,
+        slot(row, 3)?,
+        output,
+        Timestamp::from_micros(row.get(5)?),
+    );
+    entry.key = digest(row.get_ref(0)?)?;
+    entry.used_at = Timestamp::from_micros(row.get(6)?);
+    Ok(entry)
+}
+
+pub(super) fn cache(db: &Connection, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+    let select = format!("SELECT {CACHE} FROM cache");
+    match query {
+        CacheQuery::Key(key) => {
+            let sql = format!("{select} WHERE key = ?1");
+            rows(db, &sql, [key.as_bytes()], cache_row)
+        }
+        CacheQuery::Latest(line) => {
+            let sql =
+                format!("{select} WHERE line = ?1 ORDER BY created_at DESC, key DESC LIMIT 1");
+            rows(db, &sql, [line], cache_row)
+        }
+        CacheQuery::Behind { last, limit } => {
+            // Empty, which is smaller than any key.
+            let last = last.as_ref().map_or(&[][..], |key| key.as_bytes());
+            let sql = format!("{select} WHERE key > ?1 ORDER BY key LIMIT ?2");
+            rows(db, &sql, params![last, limit], cache_row)
+        }
+    }
 }
 
 #[cfg(test)]

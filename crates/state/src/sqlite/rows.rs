@@ -14,7 +14,7 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
     StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{RunId, RunKey, RunState, SignalRecord, Slot};
+use windlass_core::{CacheEntry, RunId, RunKey, RunState, SignalRecord, Slot};
 
 use super::read;
 use crate::records::same_request;
@@ -84,6 +84,9 @@ pub(super) struct Tables<'db> {
     put_outbox: Statement<'db>,
     add_signal: Statement<'db>,
     take_signal: Statement<'db>,
+    put_cache: Statement<'db>,
+    touch_cache: Statement<'db>,
+    drop_cache: Statement<'db>,
     runs: HashMap<RunId, Known>,
     text: Vec<u8>,
 }
@@ -102,8 +105,8 @@ impl<'db> Tables<'db> {
             find_key: sql("SELECT id FROM run WHERE run_key = ?1")?,
             create_run: sql(
                 "INSERT INTO run (id, run_key, pipeline, environment, version, date, created_at, \
-                 parent, parent_step, parent_item, pipeline_commit, code_commit, params, rerun) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                 parent, parent_step, parent_item, pipeline_commit, code_commit, params, rerun, fresh) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?,
             create_state: sql(
                 "INSERT INTO run_state (run, state, cancel_requested, started_at, ended_at, next_token, next_seq, reason) \
@@ -111,7 +114,7 @@ impl<'db> Tables<'db> {
             )?,
             put_run: sql(
                 "UPDATE run SET run_key = ?2, pipeline = ?3, environment = ?4, version = ?5, date = ?6, created_at = ?7, \
-                 parent = ?8, parent_step = ?9, parent_item = ?10, pipeline_commit = ?11, code_commit = ?12, params = ?13, rerun = ?14 \
+                 parent = ?8, parent_step = ?9, parent_item = ?10, pipeline_commit = ?11, code_commit = ?12, params = ?13, rerun = ?14, fresh = ?15 \
                  WHERE id = ?1",
             )?,
             put_state: sql(
@@ -125,8 +128,8 @@ impl<'db> Tables<'db> {
             )?,
             put_step: sql(
                 "INSERT OR REPLACE INTO step (run, step, item, state, attempt, burned, lost, out_of_memory, \
-                 ready_at, wake_at, ended_at, failure, skip, items, value, artifacts) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                 ready_at, wake_at, ended_at, failure, skip, items, value, artifacts, cache) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
             )?,
             put_attempt: sql(
                 "INSERT OR REPLACE INTO attempt (run, step, item, attempt, token, host, target, pool, \
@@ -147,6 +150,12 @@ impl<'db> Tables<'db> {
                 "INSERT INTO signal (id, at, signal) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
             )?,
             take_signal: sql("DELETE FROM signal WHERE id = ?1")?,
+            put_cache: sql(
+                "INSERT OR REPLACE INTO cache (key, line, run, step, item, created_at, used_at, parts, value, artifacts) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
+            touch_cache: sql("UPDATE cache SET used_at = max(used_at, ?2) WHERE key = ?1")?,
+            drop_cache: sql("DELETE FROM cache WHERE key = ?1")?,
             runs: HashMap::new(),
             text: Vec::new(),
         })
@@ -240,6 +249,12 @@ impl<'db> Tables<'db> {
             }
             Change::TakeSignal(id) => drop(self.take_signal.execute([id.as_str()])?),
             Change::DeleteRun(id) => self.delete_run(*id)?,
+            Change::PutCache(entry) => put_cache(&mut self.put_cache, entry, &mut self.text)?,
+            Change::TouchCache(key, at) => {
+                let row = (key.as_bytes(), at.as_micros());
+                self.touch_cache.execute(row)?;
+            }
+            Change::DropCache(key) => drop(self.drop_cache.execute([key.as_bytes()])?),
             other => {
                 return Err(Refused::Broken(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"
@@ -375,6 +390,7 @@ impl<'db> Tables<'db> {
             .filter(|v| !v.is_none());
         row.raw_bind_parameter(15, value.map(|v| Text(v.bytes())))?;
         bind_json(row, 16, text, step.output.as_ref().map(|o| &o.artifacts))?;
+        bind_json(row, 17, text, step.cache.as_ref())?;
         row.raw_execute()?;
         Ok(())
     }
@@ -508,7 +524,29 @@ fn bind_request(
     row.raw_bind_parameter(12, run.code_commit.as_deref())?;
     let params = Some(&run.params).filter(|p| !p.is_none());
     row.raw_bind_parameter(13, params.map(|p| Text(p.bytes())))?;
-    bind_json(row, 14, text, run.rerun.as_ref())
+    bind_json(row, 14, text, run.rerun.as_ref())?;
+    row.raw_bind_parameter(15, run.fresh)?;
+    Ok(())
+}
+
+fn put_cache(
+    row: &mut Statement<'_>,
+    entry: &CacheEntry,
+    text: &mut Vec<u8>,
+) -> Result<(), Refused> {
+    row.raw_bind_parameter(1, entry.key.as_bytes())?;
+    row.raw_bind_parameter(2, entry.line.as_str())?;
+    row.raw_bind_parameter(3, entry.run.as_uuid().as_bytes())?;
+    row.raw_bind_parameter(4, entry.slot.step)?;
+    row.raw_bind_parameter(5, item_of(entry.slot))?;
+    row.raw_bind_parameter(6, entry.created_at.as_micros())?;
+    row.raw_bind_parameter(7, entry.used_at.as_micros())?;
+    bind_json(row, 8, text, Some(&entry.parts))?;
+    let value = Some(&entry.output.value).filter(|v| !v.is_none());
+    row.raw_bind_parameter(9, value.map(|v| Text(v.bytes())))?;
+    bind_json(row, 10, text, Some(&entry.output.artifacts))?;
+    row.raw_execute()?;
+    Ok(())
 }
 
 fn add_signal(

@@ -8,7 +8,9 @@ use windlass_core::run_store::{
     Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore, StoreError,
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass_core::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+};
 use windlass_state::SqliteStore;
 
 #[derive(Debug)]
@@ -108,5 +110,9 @@ impl RunStore for Reopening {
     }
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
         anew!(self, store => store.signals(limit))
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        anew!(self, store => store.cache(query))
     }
 }

@@ -11,8 +11,8 @@ use windlass_core::run_store::{
     RunRecord, StepRecord, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    Digest, FencingToken, LogicalName, PipelineSpec, Resources, RunId, RunKey, SignalRecord, Slot,
-    StepState,
+    CacheEntry, Digest, FencingToken, LogicalName, PipelineSpec, Resources, RunId, RunKey,
+    SignalRecord, Slot, StepState,
 };
 
 use super::fold::Fold;
@@ -36,6 +36,7 @@ pub(super) struct Rows {
     pub(super) outbox: BTreeMap<String, OutboxRecord>,
     /// In the order in which they were left.
     pub(super) signals: Vec<SignalRecord>,
+    pub(super) cache: BTreeMap<Digest, CacheEntry>,
     /// Attempts without an end, with what each holds in which pool.
     open: BTreeMap<(RunId, Slot, u32), Holding>,
 }
@@ -360,6 +361,15 @@ impl Rows {
                     self.keys.remove(&gone.run.key);
                 }
             }
+            Change::PutCache(entry) => {
+                self.cache.insert(entry.key, entry.as_ref().clone());
+            }
+            Change::TouchCache(key, at) => {
+                if let Some(entry) = self.cache.get_mut(key) {
+                    entry.used_at = entry.used_at.max(*at);
+                }
+            }
+            Change::DropCache(key) => drop(self.cache.remove(key)),
             other => return Err(format!("a change that the model doesn't know: {other:?}")),
         }
         Ok(())

@@ -12,7 +12,10 @@ use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, OutboxState, RunQuery, RunRecord, RunSnapshot,
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{Digest, RunId, RunKey, Shard, Sharing, SignalId, SignalRecord, Timestamp};
+use windlass_core::{
+    CacheEntry, CacheQuery, Digest, RunId, RunKey, Shard, Sharing, SignalId, SignalRecord,
+    Timestamp,
+};
 
 use super::lease::Leases;
 use super::line::Line;
@@ -443,6 +446,10 @@ impl RunStore for ModelStore {
             signals.take(limit as usize).cloned().collect()
         })
         .await
+    }
+
+    async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
+        self.look(|s| query.answer(&s.books.rows.cache)).await
     }
 }
 

@@ -190,6 +190,7 @@ impl State {
             EventKind::StepUnknown { .. } => "unknown ends",
             EventKind::StepResolved { .. } => "resolved ends",
             EventKind::StepReused { .. } => "reused ends",
+            EventKind::StepServed { .. } => "served results",
             EventKind::CancelRequested { .. } => "cancels",
             EventKind::RunPaused => "pauses",
             EventKind::SignalGiven { .. } => "given signals",

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windlass_core::{
-    Action, Backoff, Checks, ChildSpec, ClassRetry, Conditions, FailureClass, Implementations,
-    Join, MapOver, MapSpec, OnFailure, OutcomeRule, Pipeline, PipelineName, PipelineSpec,
-    RetryPolicy, RunSpec, StepName, StepSpec, Template, TimeoutKind, WaitSpec,
+    Action, Backoff, CachePolicy, Checks, ChildSpec, ClassRetry, Conditions, FailureClass,
+    Implementations, Join, MapOver, MapSpec, OnFailure, OutcomeRule, Pipeline, PipelineName,
+    PipelineSpec, RetryPolicy, RunSpec, StepName, StepSpec, Template, TimeoutKind, WaitSpec,
 };
 
 /// Wait before each retry of the steps here.
@@ -70,6 +70,7 @@ fn step(fact: &str) -> StepSpec {
             "after" => step,
             "any" => step.join(Join::Any),
             "allow" => step.allow_failure(),
+            "kept" => step.cache(CachePolicy::new().version("1")),
             "when" => step.when("asked"),
             "pool" => step.pool("pool".parse().unwrap()),
             "idempotent" => step.policy(|p| p.idempotent = Some(true)),

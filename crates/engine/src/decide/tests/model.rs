@@ -220,7 +220,7 @@ fn started(step: &StepPlan) -> End {
 
 /// Returns how all attempts of a step, or of one item, end together.
 fn tried(step: &StepPlan, item: u32) -> End {
-    if step.kind == Kind::Wait {
+    if step.kind == Kind::Wait || step.kept == Some(true) {
         return End::Succeeded;
     }
     let in_process = matches!(step.kind, Kind::Code | Kind::Pooled);

@@ -7,9 +7,9 @@ use proptest::collection::vec;
 use proptest::option::weighted;
 use proptest::prelude::*;
 use windlass_core::{
-    Action, Backoff, Checks, ChildSpec, Conditions, Implementations, Join, MapOver, MapSpec,
-    OnFailure, OutcomeRule, Pipeline, PipelineName, PipelineSpec, RetryPolicy, RunSpec, StepName,
-    StepSpec, TimeoutKind, WaitSpec,
+    Action, Backoff, CachePolicy, Checks, ChildSpec, Conditions, Implementations, Join, MapOver,
+    MapSpec, OnFailure, OutcomeRule, Pipeline, PipelineName, PipelineSpec, RetryPolicy, RunSpec,
+    StepName, StepSpec, TimeoutKind, WaitSpec,
 };
 
 /// What an attempt comes to if nobody disturbs it.
@@ -56,6 +56,8 @@ pub(super) struct StepPlan {
     pub(super) map: Option<MapPlan>,
     pub(super) tries: u32,
     pub(super) idempotent: Option<bool>,
+    /// Whether its results are looked for, and are there.
+    pub(super) kept: Option<bool>,
     pub(super) script: Vec<Try>,
     /// Seconds of each limit, in the order of their kinds.
     pub(super) limits: [Option<u64>; 5],
@@ -153,6 +155,7 @@ impl StepPlan {
             p.retry = RetryPolicy::attempts(self.tries).with_backoff(backoff);
             p.allow_failure = self.allow_failure;
             p.idempotent = self.idempotent;
+            p.cache = self.kept.map(|_| CachePolicy::new().version("1"));
             if self.kind == Kind::Pooled {
                 p.pool = Some("pool".parse().unwrap());
             }
@@ -209,12 +212,23 @@ fn any_step(limited: bool) -> impl Strategy<Value = StepPlan> {
         kind,
         weighted(0.25, any_map()),
         1_u32..4,
-        weighted(0.3, any::<bool>()),
+        (weighted(0.3, any::<bool>()), weighted(0.25, any::<bool>())),
         vec(any_try(), 1..5),
         limits,
     )
         .prop_map(
-            |(edges, (any, allow_failure), when, kind, map, tries, idempotent, script, l)| {
+            |(
+                edges,
+                (any, allow_failure),
+                when,
+                kind,
+                map,
+                tries,
+                (idempotent, kept),
+                script,
+                l,
+            )| {
+                let is_kept = !any && !matches!(kind, Kind::Child | Kind::Wait);
                 StepPlan {
                     edges: edges.into_iter().map(|(f, b)| (f as usize, b)).collect(),
                     any,
@@ -224,6 +238,7 @@ fn any_step(limited: bool) -> impl Strategy<Value = StepPlan> {
                     map,
                     tries,
                     idempotent,
+                    kept: kept.filter(|_| is_kept),
                     script,
                     limits: [l.0, l.1, l.2, l.3, l.4],
                 }

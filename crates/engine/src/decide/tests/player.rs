@@ -63,6 +63,9 @@ impl<'a> Player<'a> {
         world.by_hand = true;
         for (i, step) in plan.steps.iter().enumerate() {
             let name = format!("s{i}");
+            if step.kept == Some(true) {
+                world.kept.insert(i as u32);
+            }
             world = match step.when {
                 Some(Answer::No) => world.answer(&name, false),
                 Some(Answer::Error) => world.answer_error(&name, "no such thing"),
@@ -280,6 +283,7 @@ impl<'a> Player<'a> {
             Input::Start | Input::Rerun { .. } => w.run.phase != Phase::Queued,
             Input::Evaluated { slot, .. } => node(slot)
                 .is_none_or(|n| !matches!(n.stage, Stage::When | Stage::Items | Stage::Until)),
+            Input::Looked { slot, .. } => node(slot).is_none_or(|n| n.stage != Stage::Looking),
             Input::Admitted { slot } => node(slot).is_none_or(|n| n.stage != Stage::Queued),
             Input::Started { slot, token }
             | Input::Beat { slot, token }

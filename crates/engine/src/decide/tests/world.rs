@@ -6,13 +6,14 @@
 //! no threads, no clock and no randomness.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use windlass_core::run_store::{AttemptEnd, AttemptRecord, EventKind, RunRecord, StepRecord};
 use windlass_core::{
-    Action, FencingToken, Json, MapOver, Pipeline, RunId, RunState as RunPhase, Slot, StepOutput,
-    StepState, Timestamp,
+    Action, CacheFound, CacheNote, CacheParts, FencingToken, Json, MapOver, Pipeline, RunId,
+    RunState as RunPhase, Slot, StepOutput, StepState, Timestamp,
 };
 
 use windlass_testkit::sim::Fold;
@@ -50,6 +51,8 @@ pub(super) struct World {
     pub(super) seen: BTreeSet<(StepState, &'static str)>,
     pub(super) record: RunRecord,
     answers: BTreeMap<Slot, Result<Value, String>>,
+    /// Steps whose results are kept already.
+    pub(super) kept: BTreeSet<u32>,
     pub(super) rows: BTreeMap<Slot, StepRecord>,
     pub(super) attempts: BTreeMap<(Slot, u32), AttemptRecord>,
     fold: Fold,
@@ -107,6 +110,7 @@ impl World {
             seen: BTreeSet::new(),
             record,
             answers: BTreeMap::new(),
+            kept: BTreeSet::new(),
             rows: BTreeMap::new(),
             attempts: BTreeMap::new(),
             fold: Fold::default(),
@@ -357,6 +361,11 @@ impl World {
                     let value = self.value_of(slot);
                     self.pending.push(Input::Evaluated { slot, value });
                 }
+                Command::LookUp { slot } => {
+                    assert!(!stays_paused, "a paused run looks for nothing");
+                    let answer = looked(slot, self.kept.contains(&slot.step));
+                    self.pending.push(answer);
+                }
                 Command::Admit { slot } => {
                     assert!(!stays_paused, "a paused run asks for nothing");
                     assert!(!self.held.contains(&slot) && !self.live.contains_key(&slot));
@@ -479,11 +488,29 @@ impl World {
     }
 }
 
+/// Returns what a look for a kept result comes to.
+pub(super) fn looked(slot: Slot, hit: bool) -> Input {
+    let run = RunId::from_parts(Timestamp::from_micros(7), 7);
+    let found = if hit {
+        CacheFound::Hit { run }
+    } else {
+        CacheFound::Nothing
+    };
+    let note = CacheNote::new(CacheParts::default(), "p".to_owned(), found);
+    let output = StepOutput::of(Json::of("kept").unwrap());
+    Input::Looked {
+        slot,
+        note: Arc::new(note),
+        output: hit.then(|| Arc::new(output)),
+    }
+}
+
 /// Returns the word for an input, and its slot where it has one.
 pub(super) const fn kind_of(input: &Input) -> (&'static str, Option<Slot>) {
     match input {
         Input::Start | Input::Rerun { .. } => ("start", None),
         Input::Evaluated { slot, .. } => ("evaluated", Some(*slot)),
+        Input::Looked { slot, .. } => ("looked", Some(*slot)),
         Input::Admitted { slot } => ("admitted", Some(*slot)),
         Input::Started { slot, .. } => ("started", Some(*slot)),
         Input::Beat { slot, .. } => ("beat", Some(*slot)),
