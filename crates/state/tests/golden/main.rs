@@ -8,15 +8,16 @@
 )]
 
 mod content;
+mod kept;
 mod signals;
 
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use windlass_core::error_chain;
 use windlass_core::run_store::{
     Durability, OutboxState, RunQuery, RunStore, StoreErrorKind, Transition, Verdict,
 };
+use windlass_core::{CacheQuery, error_chain};
 use windlass_state::SqliteStore;
 
 use self::content::Rows;
@@ -38,6 +39,9 @@ fn transitions(schema: i64) -> Vec<Transition> {
     if schema >= 2 {
         all.extend(signals::transitions());
     }
+    if schema >= 5 {
+        all.extend(kept::transitions());
+    }
     all
 }
 
@@ -45,6 +49,9 @@ fn runs(schema: i64) -> Vec<Rows> {
     let mut all = content::runs();
     if schema >= 2 {
         all.push(signals::rerun());
+    }
+    if schema >= 5 {
+        all.push(kept::fresh());
     }
     all
 }
@@ -117,6 +124,16 @@ async fn holds(store: &SqliteStore, schema: i64) {
         Vec::new()
     };
     assert_eq!(store.signals(100).await.unwrap(), left);
+    let kept = if schema >= 5 {
+        kept::results()
+    } else {
+        Vec::new()
+    };
+    let all = CacheQuery::Behind {
+        last: None,
+        limit: 9,
+    };
+    assert_eq!(store.cache(&all).await.unwrap(), kept);
 }
 
 /// Makes the file that is then kept here: see `README.md`.

@@ -6,6 +6,7 @@
 //!
 //! It deliberately doesn't pull the plug: what a crash may take is for each store's own tests.
 
+mod cache;
 mod crowds;
 mod deletions;
 mod fixtures;
@@ -249,6 +250,20 @@ where
             a_dead_letter_can_be_made_pending_again,
             the_outbox_is_limited,
             a_refused_transition_tells_nobody,
+        }
+        cache {
+            a_kept_result_reads_back_as_it_was_written,
+            a_result_replaces_one_of_the_same_key,
+            the_latest_result_of_a_line_is_found,
+            of_results_of_one_instant_the_larger_key_is_the_latest,
+            kept_results_can_be_paged_by_key,
+            serving_a_result_moves_its_last_use_and_never_back,
+            serving_a_result_that_is_gone_changes_nothing,
+            a_result_that_is_forgotten_is_found_nowhere,
+            changes_of_kept_results_are_applied_in_order,
+            a_result_outlives_the_run_that_computed_it,
+            a_refused_transition_keeps_no_result,
+            a_large_result_is_kept_whole_and_goes_with_its_entry,
         }
         crowds {
             concurrent_commits_all_land,

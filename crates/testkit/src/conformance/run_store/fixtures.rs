@@ -8,10 +8,10 @@ use windlass_core::run_store::{
     StepRecord, VersionRecord,
 };
 use windlass_core::{
-    AlertKind, Artifact, AttemptNo, Digest, Failure, FailureClass, FencingToken, JobHandle, Json,
-    LogicalName, Notification, ObjectKey, Pipeline, PipelineName, Resources, RunId, RunKey,
-    RunState, Severity, SkipReason, Slot, StepName, StepOutput, StepState, StorageUri, SubmitKey,
-    Timestamp, Usage,
+    AlertKind, Artifact, AttemptNo, CacheFound, CacheNote, CacheParts, Digest, Failure,
+    FailureClass, FencingToken, JobHandle, Json, LogicalName, Notification, ObjectKey, Pipeline,
+    PipelineName, Resources, RunId, RunKey, RunState, Severity, SkipReason, Slot, StepName,
+    StepOutput, StepState, StorageUri, SubmitKey, Timestamp, Usage,
 };
 
 pub(super) const fn at(micros: i64) -> Timestamp {
@@ -75,6 +75,7 @@ pub(super) fn full_run(n: u32) -> RunRecord {
     run.code_commit = Some("3d4e5f".to_owned());
     let again = "train".parse().into_iter().collect();
     run.rerun = Some(RerunOf::new(run_id(n + 2), again));
+    run.fresh = true;
     run
 }
 
@@ -119,6 +120,16 @@ pub(super) fn full_step(run: RunId, slot: Slot) -> StepRecord {
     output = output.with_artifact(logical("model"), artifact("model"));
     let scores = Artifact::of_parts(artifact("scores").at, parts);
     step.output = Some(output.with_artifact(logical("scores"), scores));
+    let mut parts = CacheParts::default();
+    parts.set("command", "train \"emea\"\n");
+    let mut before = parts.clone();
+    before.set("code", "1");
+    let found = CacheFound::Differs {
+        run: run_id(9),
+        parts: parts.differences(&before),
+    };
+    let line = "dev/churn/train".to_owned();
+    step.cache = Some(Box::new(CacheNote::new(parts, line, found)));
     step
 }
 
