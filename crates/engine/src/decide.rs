@@ -13,6 +13,7 @@ mod end;
 mod limits;
 mod map;
 mod recover;
+mod repeat;
 mod reuse;
 mod signal;
 mod stop;
@@ -386,6 +387,7 @@ impl RunState {
                 at,
                 out,
             ),
+            (Stage::Round, value) => self.round_judged(slot, value, at, out),
             (
                 Stage::Plain
                 | Stage::Time

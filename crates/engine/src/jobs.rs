@@ -612,6 +612,7 @@ fn variables(
         ("WINDLASS_ENVIRONMENT", context.environment.to_string()),
         ("WINDLASS_STEP", active.state.label(slot)),
         ("WINDLASS_ATTEMPT", attempt.to_string()),
+        ("WINDLASS_ROUND", active.state.round(slot).to_string()),
         ("WINDLASS_TOKEN", token.to_string()),
     ];
     own.chain(engine.map(|(k, v)| (k.to_owned(), v))).collect()
