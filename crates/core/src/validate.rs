@@ -481,7 +481,7 @@ impl<'a> Validator<'a> {
                 let kind = step.action.kind();
                 let problem = Problem::new(
                     format!("{at}/repeat"),
-                    format!("a `{kind}` step can't be repeated"),
+                    format!("`{kind}` steps can't be repeated"),
                 );
                 let help =
                     "steps that can are run, copy, publish, delete, lookup and code of the host";

@@ -164,10 +164,6 @@ impl<'a> Steps<'a> {
             (StepState::Retrying, Some(reason), Some(failure)) => format!("{reason}: {failure}"),
             (_, Some(reason), _) => reason.to_string(),
             (StepState::Failed | StepState::Retrying, None, Some(failure)) => failure.to_string(),
-            (StepState::Retrying, None, None) => {
-                let due = row.and_then(|r| r.wake_at);
-                due.map_or_else(String::new, |at| format!("its next round is due at {at}"))
-            }
             (StepState::Skipped, ..) => {
                 let skip = row.and_then(|r| r.skip.as_ref());
                 skip.map_or_else(String::new, ToString::to_string)

@@ -17,6 +17,7 @@ mod player;
 mod previews;
 mod random;
 mod reboot;
+mod repeats;
 mod reruns;
 mod restarts;
 mod retries;

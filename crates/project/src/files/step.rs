@@ -27,7 +27,8 @@ pub(crate) struct StepFile {
     /// Runs the step once for each item of a list.
     #[serde(default)]
     pub(crate) map: Option<MapFile>,
-    /// Runs the step again until an expression over its result is true.
+    /// Runs the step again until an expression over its result is true. Each such round has the attempts of `retry`
+    /// anew, and sees its number as $WINDLASS_ROUND; `timeouts.total` limits all of them.
     #[serde(default)]
     pub(crate) repeat: Option<RepeatFile>,
     /// Compute target of a `run`, as the environment names it.
