@@ -2,7 +2,7 @@
 //! hold, and a step that needs the whole pool starts within a second.
 
 use windlass::run_store::{RunQuery, StoreErrorKind};
-use windlass::{Backoff, ClockExt as _, RetryPolicy, SqliteStore, SystemClock};
+use windlass::{Backoff, ClockExt as _, RepeatSpec, RetryPolicy, SqliteStore, SystemClock};
 
 use super::*;
 
@@ -131,6 +131,13 @@ fn pipelines(bench: &Bench) -> Vec<Pipeline> {
         s.retry(RetryPolicy::attempts(9).with_backoff(hour))
     });
 
+    let mut loops = Pipeline::builder("loops");
+    let step = loops.add("work", |cx| async move { Ok(cx.round()) });
+    loops.configure(&step, |s| {
+        let s = s.pool(pool()).request(room(1));
+        s.repeat(RepeatSpec::new("false", 9).delay(Duration::from_secs(3_600)))
+    });
+
     let hour = WaitSpec::For(Duration::from_secs(3_600));
     let hour = StepSpec::new(name("hour"), Action::Wait(Box::new(hour)));
     let waits = Pipeline::builder("waits").step(hour.pool(pool()).request(room(1)));
@@ -138,7 +145,7 @@ fn pipelines(bench: &Bench) -> Vec<Pipeline> {
     let mut next = Pipeline::builder("next");
     let step = next.add("work", |_| async { Ok(()) });
     next.configure(&step, |s| s.pool(pool()).request(room(ROOM)));
-    let all = [hold, again, waits, next];
+    let all = [hold, again, loops, waits, next];
     all.map(|p| p.build().unwrap()).into()
 }
 
@@ -175,6 +182,31 @@ async fn cancelled_while_waiting_for_a_retry() {
         matches!(kind, EventKind::RetryScheduled { .. })
     })
     .await;
+    world.books_are_right(0).await;
+    cancelled(&run).await;
+    world.next_step_starts().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_while_waiting_for_the_next_round_of_a_loop() {
+    let mut world = World::new().await;
+    let mut run = world.start("loops", 0).await;
+    until(&run, |kind| {
+        matches!(kind, EventKind::RoundScheduled { .. })
+    })
+    .await;
+    // The wait is in the rows.
+    world = world.die().await;
+    run = world.engine.run(run.id()).await.unwrap();
+    let waits = run.explain().await.unwrap();
+    let [waits] = waits.as_slice() else {
+        panic!("one step waits: {waits:?}");
+    };
+    let reason = waits.reason.to_string();
+    assert!(
+        reason.starts_with("waits for its next round: round 2 of at most 9, at "),
+        "{reason}"
+    );
     world.books_are_right(0).await;
     cancelled(&run).await;
     world.next_step_starts().await;

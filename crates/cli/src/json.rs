@@ -165,6 +165,11 @@ pub(crate) fn event_line(event: &EventRecord, names: &Names) -> String {
             place(slot);
             (line.event, line.until) = ("retry_scheduled", Some(until.to_string()));
         }
+        EventKind::RoundScheduled { slot, round, until } => {
+            place(slot);
+            (line.event, line.until) = ("round_scheduled", Some(until.to_string()));
+            line.reason = Some(format!("round {round}: `until` was false"));
+        }
         EventKind::LateResult { slot, .. } => {
             place(slot);
             line.event = "late_result";

@@ -139,6 +139,11 @@ impl Show {
                 self.names.label(*slot),
                 took(until.since(event.at))
             ),
+            EventKind::RoundScheduled { slot, round, until } => format!(
+                "  {} round {round} in {}: `until` was false",
+                self.names.label(*slot),
+                took(until.since(event.at))
+            ),
             EventKind::MapExpanded { step, items } => {
                 format!(
                     "  {} has {items} items",

@@ -60,8 +60,8 @@ pub use signal::{Approval, MOST_GIVEN, Signal, SignalId, SignalRecord, StartSign
 pub use spec::{
     Action, ApproveSpec, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation,
     Join, LookupSpec, MapOver, MapSpec, OnCancel, OnFailure, OutcomeRule, OutputRef, Overlap,
-    ParamSpec, ParamType, PipelineSpec, PublishSpec, RunSpec, ScheduleSpec, SoftwareSpec,
-    StepPolicy, StepSpec, Template, WaitSpec,
+    ParamSpec, ParamType, PipelineSpec, PublishSpec, RepeatSpec, RunSpec, ScheduleSpec,
+    SoftwareSpec, StepPolicy, StepSpec, Template, WaitSpec,
 };
 pub use status::{
     Failure, FailureClass, Outcome, RunState, SkipReason, StepState, TimeoutKind, WaitReason,

@@ -168,7 +168,7 @@ pub struct StepRecord {
     pub state: StepState,
     /// Number of the last attempt; 0 before the first.
     pub attempt: AttemptNo,
-    /// Attempts that count against the retry policy.
+    /// Attempts, of a repeated step those of its round, that count against the retry policy.
     pub burned: u32,
     /// Attempts that were lost or preempted.
     pub lost: u32,
@@ -176,7 +176,8 @@ pub struct StepRecord {
     pub out_of_memory: u32,
     /// When its join held.
     pub ready_at: Option<Timestamp>,
-    /// When it wakes by itself: its next attempt, or the end of its wait.
+    /// When it wakes by itself: its next attempt or round, or the end of its wait. Which round it is
+    /// in, its attempts tell: each one that succeeded ended a round.
     pub wake_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
@@ -424,6 +425,15 @@ pub enum EventKind {
     RetryScheduled {
         /// The place.
         slot: Slot,
+        /// When.
+        until: Timestamp,
+    },
+    /// A round of a repeated step ended without `until` being true: another round is due.
+    RoundScheduled {
+        /// The place.
+        slot: Slot,
+        /// Number of the round that is due.
+        round: u32,
         /// When.
         until: Timestamp,
     },

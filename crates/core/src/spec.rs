@@ -615,6 +615,50 @@ impl MapSpec {
     }
 }
 
+/// Runs a step again until an expression over its result is true.
+///
+/// Each run of the step is a round. One that fails is tried again by the retry policy, which counts
+/// anew in each round; a step whose `max` rounds are used up fails.
+///
+/// ```
+/// use std::time::Duration;
+/// use windlass_core::RepeatSpec;
+/// let poll = RepeatSpec::new("{{ result.done }}", 60).delay(Duration::from_secs(30));
+/// assert_eq!(poll.max, 60);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RepeatSpec {
+    /// Ends the step when it is true; sees what `when` sees, and the round's own `result` and `round`.
+    pub until: Template,
+    /// The most rounds.
+    pub max: u32,
+    /// Time from the end of a round to the start of the next.
+    #[serde(default, with = "duration", skip_serializing_if = "is_default")]
+    pub delay: Duration,
+}
+
+impl RepeatSpec {
+    /// Names that only `until` sees: what the round handed on, and its number.
+    pub const NAMES: [&'static str; 2] = ["result", "round"];
+
+    /// Returns a repetition without a wait between rounds.
+    pub fn new(until: impl Into<Template>, max: u32) -> Self {
+        Self {
+            until: until.into(),
+            max,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Sets the time between two rounds.
+    #[must_use]
+    pub const fn delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+}
+
 /// What many steps share: where they run, what they ask for, how they are retried.
 ///
 /// Held behind an `Arc`, so a million alike steps hold one.
@@ -692,6 +736,9 @@ pub struct StepSpec {
     /// Runs the step once for each item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<Box<MapSpec>>,
+    /// Runs the step until its result is as wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Box<RepeatSpec>>,
     /// What it shares with other steps.
     #[serde(default = "default_policy", skip_serializing_if = "is_default")]
     pub policy: Arc<StepPolicy>,
@@ -708,6 +755,7 @@ impl StepSpec {
             join: Join::All,
             when: None,
             map: None,
+            repeat: None,
             policy: default_policy(),
         }
     }
@@ -747,6 +795,13 @@ impl StepSpec {
     #[must_use]
     pub fn map(mut self, map: MapSpec) -> Self {
         self.map = Some(Box::new(map));
+        self
+    }
+
+    /// Runs the step until its result is as wanted.
+    #[must_use]
+    pub fn repeat(mut self, repeat: RepeatSpec) -> Self {
+        self.repeat = Some(Box::new(repeat));
         self
     }
 

@@ -90,7 +90,7 @@ words! {
         Waiting = 2, "waiting";
         /// An attempt is launched.
         Running = 3, "running";
-        /// An attempt failed and another one is due.
+        /// An attempt failed, or its round was not the last one, and another one is due.
         Retrying = 4, "retrying";
         /// Nobody can tell how the last attempt ended.
         Unknown = 5, "unknown";
@@ -315,6 +315,15 @@ pub enum WaitReason {
         /// The instant.
         until: Timestamp,
     },
+    /// The next round of a repeated step is due then.
+    Round {
+        /// The instant.
+        until: Timestamp,
+        /// Which round it will be, from 1.
+        round: u32,
+        /// The most rounds.
+        max: u32,
+    },
     /// It waits for a point in time.
     Time {
         /// The instant.
@@ -392,6 +401,10 @@ impl fmt::Display for WaitReason {
             ),
             Self::Parallelism { limit } => write!(f, "waits: {limit} items run already"),
             Self::Backoff { until } => write!(f, "waits for its next attempt at {until}"),
+            Self::Round { until, round, max } => write!(
+                f,
+                "waits for its next round: round {round} of at most {max}, at {until}; `until` was false"
+            ),
             Self::Time { until } => write!(f, "waits until {until}"),
             Self::Target { target, reason } => write!(f, "waits for target {target}: {reason}"),
             Self::Implementation { name } => write!(f, "waits for a host that implements {name}"),

@@ -389,6 +389,7 @@ pub struct StepContext {
     step: StepName,
     slot: Slot,
     attempt: AttemptNo,
+    round: u32,
     token: FencingToken,
     item: Json,
     results: Arc<[(StepName, Arc<StepOutput>)]>,
@@ -419,12 +420,20 @@ impl StepContext {
             step,
             slot,
             attempt,
+            round: 1,
             token,
             item,
             results,
             action,
             cancel,
         }
+    }
+
+    /// Sets the round of a repeated step.
+    #[must_use]
+    pub const fn with_round(mut self, round: u32) -> Self {
+        self.round = round;
+        self
     }
 
     /// Returns what all steps of the run share.
@@ -449,6 +458,17 @@ impl StepContext {
     #[must_use]
     pub const fn attempt(&self) -> AttemptNo {
         self.attempt
+    }
+
+    /// Returns the round of a repeated step, from 1; 1 for any other step.
+    ///
+    /// ```
+    /// use windlass_core::{Step, from_fn};
+    /// let poll: Box<dyn Step> = Box::new(from_fn(|cx| async move { Ok(cx.round() == 3) }));
+    /// ```
+    #[must_use]
+    pub const fn round(&self) -> u32 {
+        self.round
     }
 
     /// Returns the token of the attempt; hand it to services that can fence with it.

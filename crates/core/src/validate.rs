@@ -15,8 +15,8 @@ use crate::ids::{LogicalName, PipelineName};
 use crate::nearest::nearest;
 use crate::resources::{Resources, format_amount};
 use crate::spec::{
-    Action, Conditions, InputSource, Join, MapOver, MapSpec, OutputRef, PipelineSpec, RunSpec,
-    StepSpec, Template, WaitSpec,
+    Action, Conditions, InputSource, Join, MapOver, MapSpec, OutputRef, PipelineSpec, RepeatSpec,
+    RunSpec, StepSpec, Template, WaitSpec,
 };
 use crate::storage::StorageUri;
 
@@ -378,6 +378,9 @@ impl<'a> Validator<'a> {
         if let Some(map) = &step.map {
             self.map(&at, map);
         }
+        if let Some(repeat) = &step.repeat {
+            self.repeat(&at, step, repeat);
+        }
         if step.join == Join::Any && step.edges.is_empty() && output_refs(&step.action).is_empty() {
             self.report(
                 Problem::new(format!("{at}/join"), "`join: any` needs a step before")
@@ -446,6 +449,45 @@ impl<'a> Validator<'a> {
                 "a step that waits for people or signals can't be mapped",
             );
             self.report(problem.help("map a `pipeline` step, and wait in that pipeline"));
+        }
+    }
+
+    fn repeat(&mut self, at: &str, step: &StepSpec, repeat: &RepeatSpec) {
+        if repeat.max == 0 {
+            let problem = Problem::new(
+                format!("{at}/repeat/max"),
+                "0 rounds would never run the step",
+            );
+            self.report(problem.help("write at least 1"));
+        }
+        if step.map.is_some() {
+            let problem = Problem::new(
+                format!("{at}/repeat"),
+                "a step can't be mapped and repeated at once",
+            );
+            self.report(problem.help("repeat a step before it, and map over its result"));
+        }
+        match step.action {
+            Action::Native(_)
+            | Action::Run(_)
+            | Action::Copy(_)
+            | Action::Publish(_)
+            | Action::Delete(_)
+            | Action::Lookup(_) => {}
+            Action::Wait(_)
+            | Action::Approve(_)
+            | Action::Pipeline(_)
+            | Action::Check(_)
+            | Action::Fail(_) => {
+                let kind = step.action.kind();
+                let problem = Problem::new(
+                    format!("{at}/repeat"),
+                    format!("`{kind}` steps can't be repeated"),
+                );
+                let help =
+                    "steps that can are run, copy, publish, delete, lookup and code of the host";
+                self.report(problem.help(help));
+            }
         }
     }
 
@@ -764,11 +806,11 @@ impl<'a> Validator<'a> {
         let mut ancestors = None;
         for (i, step) in self.spec.all_steps().enumerate() {
             let at = self.path(i);
-            for (path, template, sees_item) in templates(step) {
+            for (own, template, sees_item) in templates(step) {
                 if template.is_literal() {
                     continue;
                 }
-                let path = format!("{at}/{path}");
+                let path = format!("{at}/{own}");
                 let found = match self.checks.expressions.references(template) {
                     Ok(found) => found,
                     Err(e) => {
@@ -787,6 +829,9 @@ impl<'a> Validator<'a> {
                 let mut known = vec!["params", "run", "steps"];
                 known.extend(item);
                 known.extend(item.map(|_| "item_index"));
+                if own == "repeat/until" {
+                    known.extend(RepeatSpec::NAMES);
+                }
                 for name in found.names.iter().filter(|n| !known.contains(&n.as_str())) {
                     let problem =
                         Problem::new(&path, format!("there is no `{name}` in expressions here"));
@@ -969,6 +1014,10 @@ fn uncacheable(at: &str, step: &StepSpec, cache: &CachePolicy) -> Vec<Problem> {
             "a step that doesn't wait for all steps before it has no result that could be kept";
         found.push(problem("", what, "take `cache` or `join: any` away"));
     }
+    if step.repeat.is_some() {
+        let what = "a step that is repeated would be served the same result in each round";
+        found.push(problem("", what, "take `cache` or `repeat` away"));
+    }
     if cache.max_age == Some(std::time::Duration::ZERO) {
         let what = "no result is younger than that";
         found.push(problem(
@@ -1030,6 +1079,9 @@ pub fn templates(step: &StepSpec) -> Vec<(String, &Template, bool)> {
     let mut all = Vec::new();
     if let Some(when) = &step.when {
         all.push(("when".to_owned(), when, false));
+    }
+    if let Some(repeat) = &step.repeat {
+        all.push(("repeat/until".to_owned(), &repeat.until, false));
     }
     if let Some(MapOver::Expression(over)) = step.map.as_ref().map(|m| &m.over) {
         all.push(("map/over".to_owned(), over, false));

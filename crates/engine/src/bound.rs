@@ -88,7 +88,10 @@ impl Bound {
                 Action::Pipeline(_) => Kind::Child,
                 action => find(action.kind(), false).map_or(Kind::Missing, Kind::Builtin),
             });
-            if matches!(step.action, Action::Native(_)) && step.when.is_none() && step.map.is_none()
+            if matches!(step.action, Action::Native(_))
+                && step.when.is_none()
+                && step.map.is_none()
+                && step.repeat.is_none()
             {
                 continue;
             }
@@ -220,13 +223,23 @@ impl Bound {
                 WaitSpec::Until(until) => until,
                 _ => return Err("a kind of wait that this version doesn't know".to_owned()),
             },
+            (Stage::Round, ..) => match &step.repeat {
+                Some(repeat) => &repeat.until,
+                None => return Err("nothing to evaluate".to_owned()),
+            },
             _ => return Err("nothing to evaluate".to_owned()),
         };
         if template.is_literal() {
             return Ok(Value::from(template.as_str()));
         }
+        let mut scope = self.scope(run, context, slot, None);
+        if stage == Stage::Round {
+            let result = run.outputs.get(&slot);
+            scope["result"] = result.map_or(Value::Null, |o| o.value.value());
+            scope["round"] = Value::from(run.round(slot) - 1);
+        }
         expressions
-            .evaluate(template, &self.scope(run, context, slot, None))
+            .evaluate(template, &scope)
             .map_err(|e| e.message)
     }
 }

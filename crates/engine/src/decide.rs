@@ -14,6 +14,7 @@ mod end;
 mod limits;
 mod map;
 mod recover;
+mod repeat;
 mod reuse;
 mod signal;
 mod stop;
@@ -398,6 +399,7 @@ impl RunState {
                 at,
                 out,
             ),
+            (Stage::Round, value) => self.round_judged(slot, value, at, out),
             (
                 Stage::Plain
                 | Stage::Time

@@ -609,6 +609,7 @@ fn variables(
     let engine = [
         ("WINDLASS_ENVIRONMENT", context.environment.to_string()),
         ("WINDLASS_ATTEMPT", attempt.to_string()),
+        ("WINDLASS_ROUND", active.state.round(slot).to_string()),
         ("WINDLASS_TOKEN", token.to_string()),
     ];
     // A kept result must not depend on what isn't in its key, so these are not told.

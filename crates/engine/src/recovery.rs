@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use windlass_core::run_store::{AttemptRecord, RunSnapshot, StepRecord};
+use windlass_core::run_store::{AttemptEnd, AttemptRecord, RunSnapshot, StepRecord};
 use windlass_core::{Join, Json, Pipeline, RunState as RunPhase, Slot, StepState, Timestamp};
 
 use crate::rerun::Reuse;
@@ -38,6 +38,12 @@ impl RunState {
         }
         state.restore_edges();
         state.restore_fail_fast();
+        let succeeded = |a: &&AttemptRecord| a.end == Some(AttemptEnd::Succeeded);
+        for attempt in snapshot.attempts.iter().filter(succeeded) {
+            if state.pipeline.step(attempt.slot.step).repeat.is_some() {
+                state.extras.entry(attempt.slot).or_default().rounds += 1;
+            }
+        }
         let open: Vec<AttemptRecord> = snapshot
             .attempts
             .iter()

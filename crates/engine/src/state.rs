@@ -30,6 +30,8 @@ pub(crate) enum Stage {
     Items,
     /// The instant that it waits for.
     Until,
+    /// Whether its round was the last one: the value of `until`.
+    Round,
     /// Waits for a point in time.
     Time,
     /// Ready or due again, but the run is paused.
@@ -86,6 +88,8 @@ pub(crate) struct Extra {
     pub(crate) burned: u32,
     pub(crate) lost: u32,
     pub(crate) out_of_memory: u32,
+    /// Rounds of a repeated step that ended; in the rows, its attempts that succeeded.
+    pub(crate) rounds: u32,
     pub(crate) wake_at: Option<Timestamp>,
     pub(crate) failure: Option<Failure>,
     pub(crate) skip: Option<SkipReason>,
@@ -213,6 +217,11 @@ impl RunState {
             None => self.nodes.get_mut(slot.step as usize),
             Some(i) => self.maps.get_mut(&slot.step)?.nodes.get_mut(i as usize),
         }
+    }
+
+    /// Returns the round that a slot is in, or waits for, from 1.
+    pub(crate) fn round(&self, slot: Slot) -> u32 {
+        self.extras.get(&slot).map_or(0, |e| e.rounds) + 1
     }
 
     /// Returns the name of a slot, with `[ITEM]` behind that of an item.

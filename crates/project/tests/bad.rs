@@ -172,7 +172,7 @@ bad! {
     signal_with_a_bad_name => step("wait: { signal: \"Not a name\" }");
     wait_for_two_things => step("wait: { signal: go, for: 5m }");
     approval_with_an_unknown_key => step("approve: { by: us, messgae: x }");
-    repeat_is_not_supported => step("run: { command: [x] }, repeat: { max: 3 }");
+    repeat_without_until => step("run: { command: [x] }, repeat: { max: 3 }");
     triggers_are_not_supported => pipeline("triggers: [{ dataset: x }]\nsteps: [{ name: a, run: { command: [x] } }]\n");
     python_environment_is_not_supported => step("run: { command: [x], environment: { python: requirements.lock } }");
     anchors_are_refused => report("pipelines/p.yaml", b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n");

@@ -37,6 +37,75 @@ fn who_holds<'a>(project: &Project, names: &[&'a str]) -> Vec<&'a str> {
     }
 }
 
+/// A step that notes each round in a file, and hands on how many there were.
+fn counting(project: &Project, repeat: &str) -> String {
+    let file = project.root.join("rounds");
+    let script = "echo \"$WINDLASS_ROUND $WINDLASS_ATTEMPT\" >> \"$FILE\"; wc -l < \"$FILE\" > \"$WINDLASS_RESULT\"";
+    format!(
+        "  - name: poll\n    run: {{ command: [sh, -c, '{script}'], variables: {{ FILE: {file:?} }} }}\n    repeat: {{ {repeat} }}\n"
+    )
+}
+
+fn rounds(project: &Project) -> String {
+    std::fs::read_to_string(project.root.join("rounds")).unwrap()
+}
+
+#[test]
+fn a_step_is_repeated_until_its_result_is_as_wanted() {
+    let project = Project::empty();
+    let repeat = "until: \"{{ result >= params.enough and round > 1 }}\", max: 9, delay: 1ms";
+    let parameters = "parameters: { enough: { type: integer, default: 3 } }\n";
+    let steps = counting(&project, repeat);
+    project.write(
+        "pipelines/poll.yaml",
+        &format!("name: poll\nowner: us\n{parameters}steps:\n{steps}"),
+    );
+    project.run(&["run", "poll", "--date", DATE]).expect(0);
+    assert_eq!(rounds(&project), "1 1\n2 2\n3 3\n");
+    let status = project.run(&["status", "poll", "--json"]).expect(0).json();
+    assert_eq!(status["steps"][0]["attempts"], 3);
+}
+
+#[test]
+fn a_step_whose_rounds_are_used_up_says_so() {
+    let project = Project::empty();
+    project.pipeline(
+        "poll",
+        &counting(&project, "until: \"{{ result > 2 }}\", max: 2"),
+    );
+    let ended = project.run(&["run", "poll", "--date", DATE]).expect(1);
+    let text = "`until` was false after 2 rounds, all that `repeat` allows; the last result: 2";
+    assert!(
+        ended.out.contains(text) || ended.err.contains(text),
+        "{ended:?}"
+    );
+    assert_eq!(rounds(&project), "1 1\n2 2\n");
+}
+
+#[test]
+fn a_host_that_is_killed_between_two_rounds_is_followed_by_one_that_makes_the_next() {
+    let project = Project::empty();
+    project.pipeline(
+        "poll",
+        &counting(&project, "until: \"{{ result == 2 }}\", max: 3, delay: 3s"),
+    );
+    let mut host = run(&project, "poll");
+    let scheduled = host.event("round_scheduled", Some("poll"));
+    let due: Timestamp = scheduled["until"].as_str().unwrap().parse().unwrap();
+    let explained = project.run(&["explain", "poll"]).expect(0);
+    let text = "waits for its next round: round 2 of at most 3, at ";
+    assert!(explained.out.contains(text), "{}", explained.out);
+    host.kill();
+    let explained = project.run(&["explain", "poll"]).expect(0);
+    assert!(explained.out.contains(text), "{}", explained.out);
+    let mut next = run(&project, "poll");
+    let launched = next.event("attempt_launched", Some("poll"));
+    assert_eq!(launched["attempt"], 2);
+    assert!(time(&launched) >= due, "{launched} before {due}");
+    assert_eq!(next.code(), 0);
+    assert_eq!(rounds(&project), "1 1\n2 2\n");
+}
+
 #[test]
 fn a_pool_of_a_killed_host_holds_what_processes_hold_and_is_free_when_they_end() {
     let project = Project::empty();

@@ -198,7 +198,11 @@ impl RunState {
                 if !output.is_empty() {
                     self.outputs.insert(slot, Arc::new(output.clone()));
                 }
-                self.finish(slot, StepState::Succeeded, at, out);
+                if self.pipeline.step(slot.step).repeat.is_some() {
+                    self.round_ended(slot, out);
+                } else {
+                    self.finish(slot, StepState::Succeeded, at, out);
+                }
             }
             AttemptEnd::Cancelled => self.finish(slot, StepState::Cancelled, at, out),
             AttemptEnd::Failed(failure) => self.attempt_failed(slot, &failure, at, random, out),

@@ -18,6 +18,7 @@ mod player;
 mod previews;
 mod random;
 mod reboot;
+mod repeats;
 mod reruns;
 mod restarts;
 mod retries;

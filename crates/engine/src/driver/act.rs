@@ -160,7 +160,8 @@ impl Driver {
                     },
                     action,
                     signal.clone(),
-                );
+                )
+                .with_round(state.round(slot));
                 let grace = step.policy.grace.unwrap_or(self.core.settings.grace);
                 let code = active.bound.code(code);
                 self.work.push(Work {

@@ -272,7 +272,15 @@ impl Driver {
             (StepState::Pending, _) => Some(self.predecessors(active, slot)),
             (_, Stage::Held) => Some(WaitReason::Paused),
             (StepState::Waiting, Stage::Time) => Some(WaitReason::Time { until }),
-            (StepState::Retrying, _) => Some(WaitReason::Backoff { until }),
+            (StepState::Retrying, _) => Some(match &active.bound.pipeline.step(slot.step).repeat {
+                // A round that failed has a failure.
+                Some(repeat) if extra.is_none_or(|e| e.failure.is_none()) => WaitReason::Round {
+                    until,
+                    round: active.state.round(slot),
+                    max: repeat.max,
+                },
+                _ => WaitReason::Backoff { until },
+            }),
             (StepState::Unknown, _) => Some(WaitReason::Resolution),
             (StepState::Waiting, Stage::Signal) => awaited(active, slot),
             (StepState::Waiting, Stage::Looking) => Some(WaitReason::Cache {

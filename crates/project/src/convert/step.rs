@@ -8,8 +8,9 @@ use serde_json::Value;
 use windlass_core::{
     Action, ApproveSpec, Backoff, CachePolicy, ChildSpec, ClassRetry, Conditions, CopySpec,
     FailureClass, InputSource, Isolation, Join, LogicalName, LookupSpec, MapOver, MapSpec,
-    OnCancel, OutputRef, PipelineName, PublishSpec, Resources, RetryPolicy, RunSpec, SoftwareSpec,
-    StepName, StepPolicy, StepSpec, Template, TimeoutKind, Timeouts, WaitSpec, nearest,
+    OnCancel, OutputRef, PipelineName, PublishSpec, RepeatSpec, Resources, RetryPolicy, RunSpec,
+    SoftwareSpec, StepName, StepPolicy, StepSpec, Template, TimeoutKind, Timeouts, WaitSpec,
+    nearest,
 };
 
 use super::{Converter, DecodedSteps};
@@ -100,6 +101,17 @@ impl Converter<'_> {
             && let Some(map) = self.map(&format!("{at}/map"), map)
         {
             spec = spec.map(map);
+        }
+        if let Some(file) = &file.repeat {
+            if Template::new(&file.until).is_literal() {
+                self.reject(
+                    &format!("{at}/repeat/until"),
+                    format!("`{}` is the same in every round", clip(&file.until)),
+                    "write an expression, such as \"{{ result.done }}\"",
+                );
+            }
+            let delay = file.delay.map_or(Duration::ZERO, |d| d.0);
+            spec = spec.repeat(RepeatSpec::new(file.until.as_str(), file.max).delay(delay));
         }
         let policy = self.policy(at, file, defaults);
         if policy != StepPolicy::default() {
@@ -332,11 +344,9 @@ impl Converter<'_> {
     /// because it didn't decode.
     fn action(&mut self, at: &str, file: &StepFile, good: bool) -> Option<Action> {
         let mut supported = true;
-        for (name, value) in [("http", &file.http), ("repeat", &file.repeat)] {
-            if value.is_some() {
-                self.unsupported(&format!("{at}/{name}"), &format!("`{name}`"));
-                supported = false;
-            }
+        if file.http.is_some() {
+            self.unsupported(&format!("{at}/http"), "`http`");
+            supported = false;
         }
         let kinds = [
             ("run", file.run.is_some()),

@@ -27,6 +27,10 @@ pub(crate) struct StepFile {
     /// Runs the step once for each item of a list.
     #[serde(default)]
     pub(crate) map: Option<MapFile>,
+    /// Runs the step again until an expression over its result is true. Each such round has the attempts of `retry`
+    /// anew, and sees its number as $WINDLASS_ROUND; `timeouts.total` limits all of them.
+    #[serde(default)]
+    pub(crate) repeat: Option<RepeatFile>,
     /// Compute target of a `run`, as the environment names it.
     #[serde(default)]
     pub(crate) compute: Option<String>,
@@ -93,9 +97,6 @@ pub(crate) struct StepFile {
     #[serde(default)]
     #[schemars(skip)]
     pub(crate) http: Option<Value>,
-    #[serde(default)]
-    #[schemars(skip)]
-    pub(crate) repeat: Option<Value>,
 }
 
 /// `true`, or how results are kept.
@@ -164,6 +165,18 @@ pub(crate) struct MapFile {
     /// Items that may fail.
     #[serde(default)]
     pub(crate) tolerate_failed: u32,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RepeatFile {
+    /// Expression over `result`, what the round handed on, and `round`, its number; the step has its end when it is true.
+    pub(crate) until: String,
+    /// The most rounds; the step fails if the expression is not true by then.
+    pub(crate) max: u32,
+    /// Time between two rounds; none without it.
+    #[serde(default)]
+    pub(crate) delay: Option<Span>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -93,7 +93,9 @@ impl Fold {
             }
             EventKind::RunPaused => self.phase = RunState::Paused,
             EventKind::RunEnded { state, .. } => self.phase = *state,
-            EventKind::StepReady { slot } | EventKind::RetryScheduled { slot, .. } => {
+            EventKind::StepReady { slot }
+            | EventKind::RetryScheduled { slot, .. }
+            | EventKind::RoundScheduled { slot, .. } => {
                 self.set(*slot, Place::Waits)?;
             }
             EventKind::MapExpanded { step, .. } => self.set(Slot::step(*step), Place::Running)?,

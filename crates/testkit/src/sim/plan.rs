@@ -6,8 +6,8 @@ use std::time::Duration;
 use windlass_core::{
     Action, Backoff, CPU, Checks, ChildSpec, ClassRetry, Conditions, FailureClass, Implementations,
     InputSource, Join, LogicalName, MapOver, MapSpec, OnFailure, OutcomeRule, OutputRef, Pipeline,
-    PipelineName, PipelineSpec, Quota, Resources, RetryPolicy, RunSpec, StepName, StepPolicy,
-    StepSpec, Template, TimeoutKind, WaitSpec,
+    PipelineName, PipelineSpec, Quota, RepeatSpec, Resources, RetryPolicy, RunSpec, StepName,
+    StepPolicy, StepSpec, Template, TimeoutKind, WaitSpec,
 };
 
 use super::dice::Dice;
@@ -181,6 +181,13 @@ fn draw_step(dice: &mut Dice, pipeline: usize, index: usize) -> StepSpec {
         map.max_parallel = dice.percent(50).then(|| dice.between(1, 3) as u32);
         map.tolerate_failed = dice.between(0, 2) as u32;
         step = step.map(map);
+    }
+    let works = matches!(step.action, Action::Native(_) | Action::Run(_));
+    if works && step.map.is_none() && dice.percent(15) {
+        // No expression, so either the first round is the last one or all of them are made.
+        let until = if dice.percent(30) { "true" } else { "false" };
+        let repeat = RepeatSpec::new(until, dice.between(1, 4) as u32);
+        step = step.repeat(repeat.delay(seconds(dice, 0, 60)));
     }
     let starts_runs = matches!(step.action, Action::Pipeline(_));
     let is_job = matches!(step.action, Action::Run(_));

@@ -186,6 +186,7 @@ impl State {
             EventKind::RunEnded { .. } => "runs ended",
             EventKind::AttemptLaunched { .. } => "launches",
             EventKind::RetryScheduled { .. } => "retries",
+            EventKind::RoundScheduled { .. } => "further rounds",
             EventKind::LateResult { .. } => "late results",
             EventKind::StepUnknown { .. } => "unknown ends",
             EventKind::StepResolved { .. } => "resolved ends",

@@ -10,11 +10,15 @@ use std::time::Duration;
 use windlass_core::{
     Action, Backoff, CachePolicy, Checks, ChildSpec, ClassRetry, Conditions, FailureClass,
     Implementations, Join, MapOver, MapSpec, OnFailure, OutcomeRule, Pipeline, PipelineName,
-    PipelineSpec, RetryPolicy, RunSpec, StepName, StepSpec, Template, TimeoutKind, WaitSpec,
+    PipelineSpec, RepeatSpec, RetryPolicy, RunSpec, StepName, StepSpec, Template, TimeoutKind,
+    WaitSpec,
 };
 
 /// Wait before each retry of the steps here.
 pub(super) const BACKOFF: Duration = Duration::from_secs(10);
+
+/// Wait before each further round of the steps here.
+pub(super) const ROUND: Duration = Duration::from_secs(30);
 
 pub(super) fn pipeline(facts: &str) -> Pipeline {
     let mut spec = PipelineSpec::new(PipelineName::new("p").unwrap());
@@ -104,6 +108,7 @@ fn step(fact: &str) -> StepSpec {
                 ))
             }
             "parallel" => map(step, |m| m.max_parallel = Some(number())),
+            "repeat" => step.repeat(RepeatSpec::new("asked", number()).delay(ROUND)),
             "tolerate" => map(step, |m| m.tolerate_failed = number()),
             _ => {
                 let (from, on) = word.split_once(':').unwrap_or((word, "succeeded"));

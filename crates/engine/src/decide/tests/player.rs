@@ -281,8 +281,12 @@ impl<'a> Player<'a> {
         match input {
             _ if w.run.phase.is_final() => true,
             Input::Start | Input::Rerun { .. } => w.run.phase != Phase::Queued,
-            Input::Evaluated { slot, .. } => node(slot)
-                .is_none_or(|n| !matches!(n.stage, Stage::When | Stage::Items | Stage::Until)),
+            Input::Evaluated { slot, .. } => node(slot).is_none_or(|n| {
+                !matches!(
+                    n.stage,
+                    Stage::When | Stage::Items | Stage::Until | Stage::Round
+                )
+            }),
             Input::Looked { slot, .. } => node(slot).is_none_or(|n| n.stage != Stage::Looking),
             Input::Admitted { slot } => node(slot).is_none_or(|n| n.stage != Stage::Queued),
             Input::Started { slot, token }

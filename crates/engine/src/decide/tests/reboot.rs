@@ -72,6 +72,8 @@ impl World {
                 "{slot:?}"
             );
             assert_eq!(a.token, b.token, "{slot:?}");
+            let rounds = |run: &RunState| run.round(slot);
+            assert_eq!(rounds(&self.run), rounds(restored), "round of {slot:?}");
             if a.state == StepState::Pending {
                 assert_eq!(a.pending, b.pending, "undecided edges of {slot:?}");
             }

@@ -334,6 +334,11 @@ pub(super) async fn every_kind_of_event_reads_back(p: Place) -> Found {
             usage: Some(usage()),
         },
         EventKind::RetryScheduled { slot, until: at(9) },
+        EventKind::RoundScheduled {
+            slot,
+            round: 2,
+            until: at(9),
+        },
         EventKind::LateResult { slot, token },
         EventKind::StepEnded {
             slot,
