@@ -103,9 +103,14 @@ impl CacheParts {
         let value = if shown {
             value.to_owned()
         } else {
-            format!("{DIGEST_OF}{}", Digest::of(value.as_bytes()))
+            return self.set_digest(name, &Digest::of(value.as_bytes()));
         };
         self.0.insert(name.into(), value);
+    }
+
+    /// Sets a part that is known by its digest only.
+    pub fn set_digest(&mut self, name: impl Into<String>, digest: &Digest) {
+        self.0.insert(name.into(), format!("{DIGEST_OF}{digest}"));
     }
 
     /// Returns the key that they make.

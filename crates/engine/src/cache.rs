@@ -205,15 +205,13 @@ impl Lookup {
     async fn read(&mut self, storages: &Storages) -> Result<(), String> {
         if let Some(path) = self.code.take() {
             let digest = code::digest_of_folder(path).await;
-            self.parts.set(
-                "code",
-                digest.map_err(|e| format!("its code can't be read: {e}"))?,
-            );
+            let digest = digest.map_err(|e| format!("its code can't be read: {e}"))?;
+            self.parts.set_digest("code", &digest);
         }
         if let Some(path) = self.lock.take() {
             let digest = code::digest_of_file(path).await;
             let digest = digest.map_err(|e| format!("its lock file can't be read: {e}"))?;
-            self.parts.set("software", digest);
+            self.parts.set_digest("software", &digest);
         }
         for (name, source) in std::mem::take(&mut self.inputs) {
             let digest = match source {
@@ -222,7 +220,7 @@ impl Lookup {
                     .await
                     .map_err(|why| format!("its {name} can't be read: {why}"))?,
             };
-            self.parts.set(name, digest.to_string());
+            self.parts.set_digest(name, &digest);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod files;
 mod given;
 mod graphs;
 mod help;
+mod kept;
 mod killed;
 mod kit;
 mod logs;

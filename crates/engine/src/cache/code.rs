@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use windlass_core::DigestWriter;
+use windlass_core::{Digest, DigestWriter};
 
 /// Names that running or looking at code leaves behind, and that are no part of it.
 const NO_CODE: [&str; 3] = ["__pycache__", ".git", ".ipynb_checkpoints"];
@@ -13,21 +13,21 @@ const CHUNK: usize = 64 << 10;
 
 /// Returns the digest of all files below a folder: their paths, their content, and whether they can be
 /// executed. Links count by where they lead to, and are not followed.
-pub(super) async fn digest_of_folder(folder: PathBuf) -> io::Result<String> {
+pub(super) async fn digest_of_folder(folder: PathBuf) -> io::Result<Digest> {
     blocking(move || {
         let mut digest = DigestWriter::new();
         add_folder(&folder, &folder, &mut digest)?;
-        Ok(digest.finish().to_string())
+        Ok(digest.finish())
     })
     .await
 }
 
 /// Returns the digest of a file's content.
-pub(super) async fn digest_of_file(path: PathBuf) -> io::Result<String> {
+pub(super) async fn digest_of_file(path: PathBuf) -> io::Result<Digest> {
     blocking(move || {
         let mut digest = DigestWriter::new();
         add_content(&path, &mut digest)?;
-        Ok(digest.finish().to_string())
+        Ok(digest.finish())
     })
     .await
 }
