@@ -190,14 +190,16 @@ async fn cancelled_while_waiting_for_a_retry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_while_waiting_for_the_next_round_of_a_loop() {
     let mut world = World::new().await;
-    let mut run = world.start("loops", 0).await;
+    let run = world.start("loops", 0).await;
     until(&run, |kind| {
         matches!(kind, EventKind::RoundScheduled { .. })
     })
     .await;
-    // The wait is in the rows.
+    // The wait is in the rows; a handle would keep the host alive.
+    let id = run.id();
+    drop(run);
     world = world.die().await;
-    run = world.engine.run(run.id()).await.unwrap();
+    let run = world.engine.run(id).await.unwrap();
     let waits = run.explain().await.unwrap();
     let [waits] = waits.as_slice() else {
         panic!("one step waits: {waits:?}");

@@ -329,6 +329,7 @@ mod tests {
             json!({ "kind": "attempt_started", "slot": slot, "attempt": 1 }),
             json!({ "kind": "attempt_ended", "slot": slot, "attempt": 1, "end": "succeeded", "usage": null }),
             json!({ "kind": "retry_scheduled", "slot": slot, "until": 1_700_000_001_000_000_i64 }),
+            json!({ "kind": "round_scheduled", "slot": slot, "round": 2, "until": 1_700_000_001_000_000_i64 }),
             json!({ "kind": "late_result", "slot": slot, "token": 1 }),
             json!({ "kind": "step_ended", "slot": slot, "state": "skipped", "skip": "condition" }),
             json!({ "kind": "step_unknown", "slot": slot }),

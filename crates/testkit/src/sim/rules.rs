@@ -123,6 +123,44 @@ impl Ruled<'_> {
         Ok(())
     }
 
+    /// Checks that a slot has one accepted result if it succeeded, and none otherwise; of a repeated
+    /// step, one for each round that ended, and no round beyond those that it may have.
+    pub(super) fn check_accepted(&self, row: &StepRecord) -> Result<(), String> {
+        let spec = self.step(row.slot.step)?;
+        if row.attempt.get() == 0 {
+            return Ok(());
+        }
+        let accepted = self.rows.accepted(row.slot);
+        let rounds = self.rows.rounds.get(&row.slot).copied().unwrap_or(0);
+        let succeeded = row.state == StepState::Succeeded;
+        // What a person says stands for a result.
+        let told = accepted == rounds && self.rows.resolved.contains(&row.slot);
+        let fits = match &spec.repeat {
+            None => rounds == 0 && (accepted == usize::from(succeeded) || told),
+            Some(repeat) => {
+                let is_last = repeat.until.as_str() == "true";
+                let used_up = accepted == repeat.max as usize;
+                accepted <= repeat.max as usize
+                    && (rounds == 0 || !is_last)
+                    && match row.state {
+                        StepState::Succeeded => told || is_last && accepted == 1,
+                        // A round may end while its run stops, or its time is up.
+                        StepState::Failed | StepState::Cancelled if !is_last => {
+                            accepted == rounds || accepted == rounds + 1
+                        }
+                        _ => accepted == rounds && !used_up,
+                    }
+            }
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(format!(
+            "{} is {} and this is not what its attempts came to: {accepted} accepted, {rounds} rounds before others",
+            spec.name, row.state
+        ))
+    }
+
     /// Checks that an ended run is what the ends of its steps make it.
     pub(super) fn check_outcome(&self) -> Result<(), String> {
         let run = &self.rows.run;
