@@ -85,9 +85,10 @@ impl Driver {
 
     /// Lets those look again that waited for a computation which is over, once what it left is in.
     pub(super) fn end_flights(&mut self) {
-        if self.flights.by_key.is_empty() || self.touched.is_empty() {
+        if self.flights.by_key.is_empty() {
             return;
         }
+        // Whatever changed: a run that another host has by now isn't touched here.
         let runs = &self.runs;
         let goes_on =
             |(run, slot): (RunId, Slot)| runs.get(&run).is_some_and(|a| is_at_it(a, slot));
