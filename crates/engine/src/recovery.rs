@@ -40,7 +40,8 @@ impl RunState {
         state.restore_fail_fast();
         let succeeded = |a: &&AttemptRecord| a.end == Some(AttemptEnd::Succeeded);
         for attempt in snapshot.attempts.iter().filter(succeeded) {
-            if state.pipeline.step(attempt.slot.step).repeat.is_some() {
+            let known = state.node(attempt.slot).is_some();
+            if known && state.pipeline.step(attempt.slot.step).repeat.is_some() {
                 state.extras.entry(attempt.slot).or_default().rounds += 1;
             }
         }
