@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use windlass_core::{
-    Action, Backoff, CPU, Checks, ChildSpec, ClassRetry, Conditions, FailureClass, Implementations,
-    InputSource, Join, LogicalName, MapOver, MapSpec, OnFailure, OutcomeRule, OutputRef, Pipeline,
-    PipelineName, PipelineSpec, Quota, RepeatSpec, Resources, RetryPolicy, RunSpec, StepName,
-    StepPolicy, StepSpec, Template, TimeoutKind, WaitSpec,
+    Action, Backoff, CPU, CachePolicy, Checks, ChildSpec, ClassRetry, Conditions, FailureClass,
+    Implementations, InputSource, Join, LogicalName, MapOver, MapSpec, OnFailure, OutcomeRule,
+    OutputRef, Pipeline, PipelineName, PipelineSpec, Quota, RepeatSpec, Resources, RetryPolicy,
+    RunSpec, StepName, StepPolicy, StepSpec, Template, TimeoutKind, WaitSpec,
 };
 
 use super::dice::Dice;
@@ -189,10 +189,18 @@ fn draw_step(dice: &mut Dice, pipeline: usize, index: usize) -> StepSpec {
         let repeat = RepeatSpec::new(until, dice.between(1, 4) as u32);
         step = step.repeat(repeat.delay(seconds(dice, 0, 60)));
     }
+    let is_kept = works && step.join == Join::All && step.repeat.is_none() && dice.percent(20);
     let starts_runs = matches!(step.action, Action::Pipeline(_));
     let is_job = matches!(step.action, Action::Run(_));
     step.policy(|policy| {
         draw_policy(dice, policy);
+        if is_kept {
+            policy.cache = Some(CachePolicy::new().version("1"));
+            policy.cache = policy.cache.take().map(|cache| match dice.percent(50) {
+                true => cache.shared(),
+                false => cache,
+            });
+        }
         if is_job && policy.resources.get(CPU) > 2_000 {
             // No target has more for sure.
             policy.resources = Resources::new().cpu_cores(2);

@@ -352,6 +352,9 @@ impl Scene {
                 r if waits_for_a_person(r) => true,
                 WaitReason::Quota { holders, .. } => !holders.is_empty() && endless,
                 WaitReason::ChildRun { run } => open.iter().any(|(other, _)| other == run),
+                WaitReason::Cache { run: Some(run) } => {
+                    endless && open.iter().any(|(other, _)| other == run)
+                }
                 _ => false,
             };
             let follows = |r: &WaitReason| matches!(r, WaitReason::Predecessors { .. });
