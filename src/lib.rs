@@ -42,7 +42,11 @@ pub use windlass_project as project;
 #[cfg(feature = "redb")]
 pub use windlass_state::RedbStore;
 #[cfg(feature = "sqlite")]
-pub use windlass_state::{Compacted, ExportLine, SqliteOptions, SqliteStore};
+pub use windlass_state::rusqlite;
+#[cfg(feature = "sqlite")]
+pub use windlass_state::{
+    Compacted, ExportLine, SqliteEffect, SqliteEffectError, SqliteOptions, SqliteStore, SqliteTx,
+};
 pub use windlass_state::{LargeValues, MOST_INLINE, MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use windlass_state::{PostgresOptions, PostgresStore};

@@ -9,7 +9,8 @@ use windlass::run_store::{
     Transition, Verdict, VersionRecord,
 };
 use windlass::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, Sharing, SignalId, SignalRecord,
+    Timestamp,
 };
 
 /// Passes everything on.
@@ -56,6 +57,10 @@ impl RunStore for Counting {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         self.inner.sharing()
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        self.inner.effects()
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

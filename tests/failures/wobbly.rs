@@ -9,7 +9,8 @@ use windlass::run_store::{
     Transition, Verdict, VersionRecord,
 };
 use windlass::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, Sharing, SignalId, SignalRecord,
+    Timestamp,
 };
 
 /// Fails one commit in so many, and then everything until it is opened anew.
@@ -87,6 +88,10 @@ impl RunStore for Wobbly {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         self.inner.sharing()
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        self.inner.effects()
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

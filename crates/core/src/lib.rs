@@ -5,6 +5,7 @@
 mod alert;
 mod cache;
 pub mod compute;
+mod effect;
 mod error;
 mod expression;
 mod graph;
@@ -38,6 +39,7 @@ pub use compute::{
     LogStream, Observation, Phase, Secret, Staging, SubmitKey, Submitted, TargetCapabilities,
     Usage,
 };
+pub use effect::{Effect, EffectKind, FnTxStep, StoreEffect, TxOutput, TxStep, tx_from_fn};
 pub use error::error_chain;
 pub use expression::{ExpressionError, Expressions, LiteralsOnly, References, is_true};
 pub use graph::{Graph, Predecessor, Successor};
@@ -47,7 +49,9 @@ pub use ids::{
 };
 pub use nearest::nearest;
 pub use params::{ParamProblem, resolve_params};
-pub use pipeline::{Implementations, Inputs, InvalidPipeline, Pipeline, PipelineBuilder, StepRef};
+pub use pipeline::{
+    Implementations, Inputs, InvalidPipeline, Pipeline, PipelineBuilder, StepRef, TxImplementations,
+};
 pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amount};
 pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
 pub use run_store::{

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::effect::{StoreEffect, TxStep, TypedTxStep, tx_from_fn};
 use crate::graph::Graph;
 use crate::ids::{PipelineName, Slot, StepName};
 use crate::spec::{Action, PipelineSpec, RunSpec, StepSpec};
@@ -21,12 +22,16 @@ use crate::validate::{Checks, Problem, validate};
 /// Code of the host by the name that [`Action::Native`] calls it.
 pub type Implementations = BTreeMap<Arc<str>, Arc<dyn Step>>;
 
+/// Code of the host with an effect, likewise.
+pub type TxImplementations = BTreeMap<Arc<str>, Arc<dyn TxStep>>;
+
 /// A valid pipeline: only validation makes one.
 #[derive(Clone)]
 pub struct Pipeline {
     spec: Arc<PipelineSpec>,
     graph: Arc<Graph>,
     implementations: Arc<Implementations>,
+    tx_implementations: Arc<TxImplementations>,
     digest: Arc<OnceLock<Digest>>,
 }
 
@@ -86,6 +91,7 @@ impl Pipeline {
                 spec: Arc::new(spec),
                 graph: Arc::new(graph),
                 implementations: Arc::new(implementations),
+                tx_implementations: Arc::default(),
                 digest: Arc::default(),
             }),
             Err(problems) => Err(InvalidPipeline {
@@ -111,6 +117,12 @@ impl Pipeline {
     #[must_use]
     pub const fn implementations(&self) -> &Arc<Implementations> {
         &self.implementations
+    }
+
+    /// Returns the code with effects that came with it.
+    #[must_use]
+    pub const fn tx_implementations(&self) -> &Arc<TxImplementations> {
+        &self.tx_implementations
     }
 
     /// Returns the name.
@@ -300,6 +312,7 @@ where
 pub struct PipelineBuilder {
     spec: PipelineSpec,
     implementations: Implementations,
+    tx_implementations: TxImplementations,
     problems: Vec<Problem>,
 }
 
@@ -321,6 +334,7 @@ impl PipelineBuilder {
         Self {
             spec: PipelineSpec::new(name),
             implementations: Implementations::new(),
+            tx_implementations: TxImplementations::new(),
             problems,
         }
     }
@@ -347,7 +361,17 @@ impl PipelineBuilder {
     /// Registers code that steps may call as [`Action::Native`], under a name.
     pub fn implement(&mut self, name: &str, step: impl Step + 'static) -> Action {
         let name: Arc<str> = Arc::from(name);
+        self.tx_implementations.remove(&name);
         self.implementations
+            .insert(Arc::clone(&name), Arc::new(step));
+        Action::Native(name)
+    }
+
+    /// As [`Self::implement`], for code whose effect is committed with its completion.
+    pub fn implement_tx(&mut self, name: &str, step: impl TxStep + 'static) -> Action {
+        let name: Arc<str> = Arc::from(name);
+        self.implementations.remove(&name);
+        self.tx_implementations
             .insert(Arc::clone(&name), Arc::new(step));
         Action::Native(name)
     }
@@ -372,6 +396,42 @@ impl PipelineBuilder {
     {
         let names = distinct(&inputs);
         self.add_step(name, &names, TypedStep { inputs, code })
+    }
+
+    /// Adds a step of async code without inputs, whose effect is committed with its completion.
+    ///
+    /// ```
+    /// use windlass_core::{EffectKind, Pipeline, StoreEffect};
+    /// struct Add(u64); // The stores of Windlass have closures for theirs, such as `SqliteEffect`.
+    /// impl StoreEffect for Add {
+    ///     const KIND: EffectKind = EffectKind::new("counter");
+    /// }
+    /// let mut p = Pipeline::builder("sums");
+    /// let two = p.add_tx("two", |_| async { Ok((2_u64, Add(2))) });
+    /// p.add_tx_with("twice", two, |_, n: u64| async move { Ok((2 * n, Add(2 * n))) });
+    /// p.build().unwrap();
+    /// ```
+    pub fn add_tx<F, Fut, T, E>(&mut self, name: &str, code: F) -> StepRef<T>
+    where
+        F: Fn(StepContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(T, E), StepError>> + Send + 'static,
+        T: Serialize + 'static,
+        E: StoreEffect,
+    {
+        self.add_tx_step(name, &[], tx_from_fn(code))
+    }
+
+    /// As [`Self::add_tx`], with what other steps hand on.
+    pub fn add_tx_with<I, F, Fut, T, E>(&mut self, name: &str, inputs: I, code: F) -> StepRef<T>
+    where
+        I: Inputs,
+        F: Fn(StepContext, I::Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(T, E), StepError>> + Send + 'static,
+        T: Serialize + 'static,
+        E: StoreEffect,
+    {
+        let names = distinct(&inputs);
+        self.add_tx_step(name, &names, TypedTxStep::new(inputs, code))
     }
 
     /// Adds a step that runs a command and hands on the JSON value that it writes to
@@ -411,6 +471,17 @@ impl PipelineBuilder {
     ) -> StepRef<T> {
         let name = self.step_name(name);
         let action = self.implement(name.as_str(), step);
+        self.push_typed(name, after, action)
+    }
+
+    fn add_tx_step<T>(
+        &mut self,
+        name: &str,
+        after: &[StepName],
+        step: impl TxStep + 'static,
+    ) -> StepRef<T> {
+        let name = self.step_name(name);
+        let action = self.implement_tx(name.as_str(), step);
         self.push_typed(name, after, action)
     }
 
@@ -464,11 +535,15 @@ impl PipelineBuilder {
         let Self {
             spec,
             implementations,
+            tx_implementations,
             problems,
         } = self;
         let name = spec.name.clone();
         match Pipeline::new(spec, implementations, checks) {
-            Ok(pipeline) if problems.is_empty() => Ok(pipeline),
+            Ok(mut pipeline) if problems.is_empty() => {
+                pipeline.tx_implementations = Arc::new(tx_implementations);
+                Ok(pipeline)
+            }
             Ok(_) => Err(InvalidPipeline { name, problems }),
             Err(more) => Err(InvalidPipeline {
                 name,

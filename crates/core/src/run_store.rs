@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::alert::Notification;
 use crate::cache::{CacheEntry, CacheNote, CacheQuery};
 use crate::compute::{JobHandle, Usage};
+use crate::effect::{Effect, EffectKind};
 use crate::error::seam_error;
 use crate::ids::{
     AttemptNo, FencingToken, LogicalName, PipelineName, RunId, RunKey, Slot, StepName,
@@ -563,7 +564,7 @@ impl OutboxRecord {
     }
 }
 
-/// One row to write.
+/// One row to write, or something else to do in the same transaction.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
@@ -596,6 +597,10 @@ pub enum Change {
     TouchCache(Digest, Timestamp),
     /// Forgets a kept result; nothing happens if it is gone.
     DropCache(Digest),
+    /// Applies the effect of a step, by itself: if it fails, what it did is taken back and the whole
+    /// transition is refused. Applied before the rows of its transition, and not at all if that is
+    /// refused for another reason; a transaction that is written anew applies it anew.
+    Effect(Effect),
 }
 
 /// One atomic change: all of its rows or none.
@@ -632,14 +637,15 @@ impl Transition {
             | Change::TakeSignal(_)
             | Change::PutCache(_)
             | Change::TouchCache(..)
-            | Change::DropCache(_) => None,
+            | Change::DropCache(_)
+            | Change::Effect(_) => None,
         };
         self.changes.iter().filter_map(shard).collect()
     }
 }
 
 /// What became of a transition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
     /// Its rows are in.
@@ -648,6 +654,8 @@ pub enum Verdict {
     KeyExists(RunId),
     /// Nothing of it is in: its run lies in a shard that this host doesn't hold any more.
     Fenced,
+    /// Nothing of it is in: an effect of it failed like this.
+    EffectFailed(Failure),
 }
 
 /// How safe a commit must be when it returns.
@@ -805,6 +813,9 @@ pub trait RunStore: Send + Sync + fmt::Debug {
 
     /// Returns how hosts share this store; `None` if it is one host's alone.
     fn sharing(&self) -> Option<&dyn Sharing>;
+
+    /// Returns which effects it can apply in its transactions ([`Change::Effect`]); `None` if it can't.
+    fn effects(&self) -> Option<EffectKind>;
 
     /// Returns a run.
     ///

@@ -16,8 +16,8 @@ use windlass_core::run_store::{
     StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, Json, ObjectKey, PutMode, RunId, RunKey, Sharing, SignalId,
-    SignalRecord, Slot, Storage, StorageErrorKind, StorageExt, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, Json, ObjectKey, PutMode, RunId, RunKey, Sharing,
+    SignalId, SignalRecord, Slot, Storage, StorageErrorKind, StorageExt, Timestamp,
 };
 
 /// The most bytes of JSON that a row keeps.
@@ -256,6 +256,10 @@ impl RunStore for LargeValues {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         self.inner.sharing()
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        self.inner.effects()
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -32,7 +32,11 @@ pub use postgres::{PostgresOptions, PostgresStore};
 #[cfg(feature = "redb")]
 pub use redb::RedbStore;
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Compacted, ExportLine, SqliteOptions, SqliteStore};
+pub use rusqlite;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{
+    Compacted, ExportLine, SqliteEffect, SqliteEffectError, SqliteOptions, SqliteStore, SqliteTx,
+};
 
 /// Runs what blocks away from the async workers.
 #[cfg(any(feature = "sqlite", feature = "redb"))]

@@ -17,8 +17,8 @@ use windlass_core::run_store::{
     RunSnapshot, RunStore, StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, RunState, Sharing, SignalId, SignalRecord, Slot,
-    Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, RunState, Sharing, SignalId,
+    SignalRecord, Slot, Timestamp,
 };
 
 #[derive(Debug, Default)]
@@ -320,6 +320,10 @@ impl RunStore for MemoryStore {
     }
 
     fn sharing(&self) -> Option<&dyn Sharing> {
+        None
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
         None
     }
 

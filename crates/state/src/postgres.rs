@@ -39,8 +39,8 @@ use windlass_core::run_store::{
     StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, ShardSet, Sharing, SignalId, SignalRecord,
-    Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, ShardSet, Sharing, SignalId,
+    SignalRecord, Timestamp,
 };
 
 use self::connect::{Purpose, Server, check_server, open};
@@ -342,6 +342,10 @@ impl RunStore for PostgresStore {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         Some(&self.share)
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        None
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -24,7 +24,8 @@ use windlass_core::run_store::{
     StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, Sharing, SignalId, SignalRecord,
+    Timestamp,
 };
 
 use self::open::File;
@@ -144,6 +145,10 @@ impl RunStore for RedbStore {
     }
 
     fn sharing(&self) -> Option<&dyn Sharing> {
+        None
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
         None
     }
 

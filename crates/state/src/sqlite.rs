@@ -14,6 +14,7 @@
 
 mod check;
 mod compact;
+mod effect;
 mod export;
 mod migrate;
 mod open;
@@ -33,10 +34,12 @@ use windlass_core::run_store::{
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, Sharing, SignalId, SignalRecord,
+    StoreEffect, Timestamp,
 };
 
 pub use self::compact::Compacted;
+pub use self::effect::{SqliteEffect, SqliteEffectError, SqliteTx};
 pub use self::export::ExportLine;
 use self::open::Access;
 use self::pool::Readers;
@@ -297,6 +300,10 @@ impl RunStore for SqliteStore {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         None
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        Some(SqliteEffect::KIND)
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

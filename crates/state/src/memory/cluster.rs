@@ -13,8 +13,8 @@ use windlass_core::run_store::{
     StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Clock, Digest, HostRecord, Lease, RunId, RunKey, Shard, ShardSet,
-    Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Clock, Digest, EffectKind, HostRecord, Lease, RunId, RunKey, Shard,
+    ShardSet, Sharing, SignalId, SignalRecord, Timestamp,
 };
 
 use super::MemoryStore;
@@ -300,6 +300,10 @@ impl RunStore for MemoryHost {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         Some(self)
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        None
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

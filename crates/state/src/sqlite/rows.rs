@@ -14,8 +14,9 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
     StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{CacheEntry, RunId, RunKey, RunState, SignalRecord, Slot};
+use windlass_core::{CacheEntry, Failure, RunId, RunKey, RunState, SignalRecord, Slot};
 
+use super::effect::Effects;
 use super::read;
 use crate::records::same_request;
 
@@ -30,6 +31,8 @@ pub(super) enum Refused {
     Broken(StoreError),
     /// The file can't be written.
     Failed(rusqlite::Error),
+    /// An effect of it failed and took the whole transaction with it.
+    Effect(Failure),
 }
 
 impl From<rusqlite::Error> for Refused {
@@ -67,6 +70,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Tables<'db> {
     db: &'db Connection,
+    effects: Effects,
     begin: Statement<'db>,
     commit: Statement<'db>,
     touch: Statement<'db>,
@@ -93,9 +97,11 @@ pub(super) struct Tables<'db> {
 
 impl<'db> Tables<'db> {
     pub(super) fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+        let effects = Effects::watch(db)?;
         let sql = |text: &str| db.prepare(text);
         Ok(Self {
             db,
+            effects,
             begin: sql("BEGIN IMMEDIATE")?,
             commit: sql("COMMIT")?,
             touch: sql("UPDATE meta SET value = value + 1 WHERE key = 'barrier'")?,
@@ -195,6 +201,16 @@ impl<'db> Tables<'db> {
                 return Ok(Verdict::KeyExists(run));
             }
         }
+        let effects = transition.changes.iter().filter_map(|change| match change {
+            Change::Effect(effect) => Some(effect),
+            _ => None,
+        });
+        let effects: Vec<_> = effects.collect();
+        if !effects.is_empty()
+            && let Some(failure) = self.effects.apply(self.db, &effects)?
+        {
+            return Ok(Verdict::EffectFailed(failure));
+        }
         let mut rest = transition.changes.as_slice();
         while let Some(change) = rest.first() {
             rest = &rest[self.write(change, rest)?..];
@@ -249,6 +265,8 @@ impl<'db> Tables<'db> {
             }
             Change::TakeSignal(id) => drop(self.take_signal.execute([id.as_str()])?),
             Change::DeleteRun(id) => self.delete_run(*id)?,
+            // Applied before any row.
+            Change::Effect(_) => {}
             Change::PutCache(entry) => put_cache(&mut self.put_cache, entry, &mut self.text)?,
             Change::TouchCache(key, at) => {
                 let row = (key.as_bytes(), at.as_micros());

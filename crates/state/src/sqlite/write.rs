@@ -1,9 +1,11 @@
 //! What the writing thread does with the file: its connection, its transactions, its levels of safety.
 
+use std::collections::HashMap;
+
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
-use windlass_core::error_chain;
 use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
+use windlass_core::{Failure, error_chain};
 
 use super::open::SYNCED;
 use super::reopen::Opened;
@@ -50,6 +52,7 @@ pub(super) fn outside(db: &Connection, change: Change) -> Result<(), StoreError>
     applied.map_err(|refused| match refused {
         Refused::Broken(error) => error,
         Refused::Failed(e) => failed(e),
+        Refused::Effect(failure) => StoreError::corrupt(failure.message),
     })?;
     tables.commit().map_err(failed)
 }
@@ -70,6 +73,52 @@ struct Writer<'db> {
 
 impl Backend for Writer<'_> {
     fn write(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+        // Each try without one more effect that ended the whole transaction.
+        let mut refused = HashMap::new();
+        loop {
+            match self.transaction(group, &refused) {
+                Ok(verdicts) => return Ok(verdicts),
+                Err(Stopped::Rejected(rejected)) => return Err(rejected),
+                Err(Stopped::Effect(place, failure)) => drop(refused.insert(place, failure)),
+            }
+        }
+    }
+}
+
+/// The number of a request in its group, and of a transition in its batch.
+type Place = (usize, usize);
+
+/// Why a transaction didn't go in.
+enum Stopped {
+    /// The group can't be written like this.
+    Rejected(Rejected),
+    /// The effect of that transition ended it.
+    Effect(Place, Failure),
+}
+
+impl From<Rejected> for Stopped {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl<'db> Writer<'db> {
+    fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+        Ok(Self {
+            db,
+            tables: Tables::new(db)?,
+            // What the engine before wrote last may not be synced.
+            unsynced: true,
+            level: Durability::Synced,
+        })
+    }
+
+    /// Writes a group as one transaction, without the transitions that are refused already.
+    fn transaction(
+        &mut self,
+        group: &[Commit],
+        refused: &HashMap<Place, Failure>,
+    ) -> Result<Vec<Vec<Verdict>>, Stopped> {
         let durability = group::durability(group);
         self.set_level(durability).map_err(failed)?;
         self.tables
@@ -81,7 +130,7 @@ impl Backend for Writer<'_> {
                 )),
                 _ => failed(e),
             })?;
-        let done = self.apply(group).and_then(|verdicts| {
+        let done = self.apply(group, refused).and_then(|verdicts| {
             let barrier = self.unsynced && durability == Durability::Synced;
             if barrier {
                 // SQLite syncs only with something to write, and the rows may be what they were.
@@ -101,29 +150,28 @@ impl Backend for Writer<'_> {
         }
         done
     }
-}
 
-impl<'db> Writer<'db> {
-    fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
-        Ok(Self {
-            db,
-            tables: Tables::new(db)?,
-            // What the engine before wrote last may not be synced.
-            unsynced: true,
-            level: Durability::Synced,
-        })
-    }
-
-    fn apply(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+    fn apply(
+        &mut self,
+        group: &[Commit],
+        refused: &HashMap<Place, Failure>,
+    ) -> Result<Vec<Vec<Verdict>>, Stopped> {
         let tables = &mut self.tables;
         let mut verdicts = Vec::with_capacity(group.len());
         for (number, request) in group.iter().enumerate() {
-            let each = request.batch.iter().map(|t| tables.apply(t));
-            let each = each.collect::<Result<Vec<_>, _>>();
-            verdicts.push(each.map_err(|e| match e {
-                Refused::Broken(error) => Rejected::Broken(number, error),
-                Refused::Failed(e) => failed(e),
-            })?);
+            let mut each = Vec::with_capacity(request.batch.len());
+            for (at, transition) in request.batch.iter().enumerate() {
+                let verdict = match refused.get(&(number, at)) {
+                    Some(failure) => Ok(Verdict::EffectFailed(failure.clone())),
+                    None => tables.apply(transition),
+                };
+                each.push(verdict.map_err(|e| match e {
+                    Refused::Broken(error) => Stopped::Rejected(Rejected::Broken(number, error)),
+                    Refused::Failed(e) => Stopped::Rejected(failed(e)),
+                    Refused::Effect(failure) => Stopped::Effect((number, at), failure),
+                })?);
+            }
+            verdicts.push(each);
         }
         Ok(verdicts)
     }

@@ -9,7 +9,8 @@ use windlass_core::run_store::{
     StoreErrorKind, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, Sharing, SignalId, SignalRecord,
+    Timestamp,
 };
 use windlass_state::SqliteStore;
 
@@ -68,6 +69,10 @@ impl RunStore for Reopening {
         anew!(self, store => store.reopen())
     }
     fn sharing(&self) -> Option<&dyn Sharing> {
+        None
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
         None
     }
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

@@ -13,8 +13,8 @@ use windlass_core::run_store::{
     RunStore, StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Digest, RunId, RunKey, Shard, Sharing, SignalId, SignalRecord,
-    Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, Shard, Sharing, SignalId,
+    SignalRecord, Timestamp,
 };
 
 use super::lease::Leases;
@@ -87,7 +87,7 @@ impl State {
                     return verdicts;
                 }
             };
-            verdicts.push(verdict);
+            verdicts.push(verdict.clone());
             match verdict {
                 Verdict::Applied => self.note_changes(transition),
                 other => {
@@ -298,6 +298,10 @@ impl RunStore for ModelStore {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         if self.shared { Some(self) } else { None }
+    }
+
+    fn effects(&self) -> Option<EffectKind> {
+        None
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

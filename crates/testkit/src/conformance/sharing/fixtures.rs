@@ -77,7 +77,7 @@ pub(super) fn pause(run: &RunRecord, n: u128) -> SignalRecord {
 pub(super) async fn put(host: &Host, transition: Transition) -> Result<Verdict, Miss> {
     let verdicts = host.commit(vec![transition], Durability::Synced).await?;
     match verdicts.as_slice() {
-        [verdict] => Ok(*verdict),
+        [verdict] => Ok(verdict.clone()),
         other => super::broken(format!("the verdicts of one transition are {other:?}")),
     }
 }
