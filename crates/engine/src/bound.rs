@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Value, json};
 use windlass_core::{
     Action, ChildSpec, CopySpec, ExpressionError, Expressions, FencingToken, Implementations, Json,
-    LookupSpec, MapOver, Pipeline, RunContext, Slot, Step, StepState, Template, WaitSpec,
-    templates,
+    LookupSpec, MapOver, Pipeline, RunContext, Slot, Step, StepState, Template, TxImplementations,
+    TxStep, WaitSpec, templates,
 };
 
 use crate::state::{RunState, Stage};
@@ -28,11 +28,25 @@ pub(crate) enum Kind {
     Missing,
 }
 
+/// Code of the host, or of ours.
+#[derive(Clone)]
+pub(crate) enum Code {
+    Plain(Arc<dyn Step>),
+    /// With an effect that is committed with its completion.
+    Tx(Arc<dyn TxStep>),
+}
+
+/// Finds code by its name.
+fn code(name: &str, plain: &Implementations, tx: &TxImplementations) -> Option<Code> {
+    let found = plain.get(name).cloned().map(Code::Plain);
+    found.or_else(|| tx.get(name).cloned().map(Code::Tx))
+}
+
 /// A pipeline with the code that its steps call.
 pub(crate) struct Bound {
     pub(crate) pipeline: Pipeline,
     kinds: Box<[Kind]>,
-    implementations: Vec<Arc<dyn Step>>,
+    implementations: Vec<Code>,
     /// Steps whose results a step's holes name; only steps with holes are listed.
     references: HashMap<u32, References>,
     /// Whose shares its steps count against.
@@ -62,22 +76,28 @@ impl Bound {
     pub(crate) fn new(
         pipeline: Pipeline,
         host: &Implementations,
+        host_tx: &TxImplementations,
         expressions: &dyn Expressions,
     ) -> Self {
         let mut indexes: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut implementations: Vec<Arc<dyn Step>> = Vec::new();
+        let mut implementations: Vec<Code> = Vec::new();
         let mut references = HashMap::new();
         let mut kinds = Vec::with_capacity(pipeline.graph().len() as usize);
         let mut find = |name, own: bool| -> Option<u32> {
             if let Some(index) = indexes.get(name) {
                 return Some(*index);
             }
-            let code = own
-                .then(|| pipeline.implementations().get(name))
-                .flatten()
-                .or_else(|| host.get(name))?;
+            let brought = || {
+                code(
+                    name,
+                    pipeline.implementations(),
+                    pipeline.tx_implementations(),
+                )
+            };
+            let found = own.then(brought).flatten();
+            let found = found.or_else(|| code(name, host, host_tx))?;
             let index = implementations.len() as u32;
-            implementations.push(Arc::clone(code));
+            implementations.push(found);
             indexes.insert(name, index);
             Some(index)
         };
@@ -142,8 +162,8 @@ impl Bound {
         self.kinds[step as usize]
     }
 
-    pub(crate) fn code(&self, index: u32) -> Arc<dyn Step> {
-        Arc::clone(&self.implementations[index as usize])
+    pub(crate) fn code(&self, index: u32) -> Code {
+        self.implementations[index as usize].clone()
     }
 
     /// Returns what the holes of a slot may see: all ends, or those that an attempt may know of.

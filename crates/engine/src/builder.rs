@@ -11,13 +11,13 @@ use windlass_core::run_store::{RunQuery, RunStore, StoreError};
 use windlass_core::{
     CancelSignal, CancelTrigger, Checks, Clock, ComputeTarget, Expressions, IdSource,
     Implementations, LiteralsOnly, LogicalName, Notifier, Quota, Reactor, Resources, RunId,
-    ShardSet, SignalRecord, Step, Storage, Storages, WaitReason,
+    ShardSet, SignalRecord, Step, Storage, Storages, TxImplementations, TxStep, WaitReason,
 };
 
 use crate::Error;
 use crate::builtin::{CheckStep, FailStep};
 use crate::clock::{SystemClock, SystemIds};
-use crate::driver::{Driver, Unfinished};
+use crate::driver::{Driver, Unfinished, refusal};
 use crate::engine::{Core, Engine, Inner, SecretLookup};
 use crate::executor::Executor;
 use crate::handle::Explained;
@@ -56,6 +56,7 @@ pub struct EngineBuilder {
     notifiers: BTreeMap<LogicalName, Arc<dyn Notifier>>,
     expressions: Arc<dyn Expressions>,
     steps: Implementations,
+    tx_steps: TxImplementations,
     quotas: Vec<Quota>,
     weights: BTreeMap<String, NonZeroU32>,
     secrets: SecretLookup,
@@ -91,6 +92,7 @@ impl EngineBuilder {
                 .into_iter()
                 .map(|(name, step)| (Arc::from(name), step))
                 .collect(),
+            tx_steps: TxImplementations::new(),
             quotas: Vec::new(),
             weights: BTreeMap::new(),
             secrets: Arc::new(|_| Err("the engine has no secrets".to_owned())),
@@ -239,7 +241,28 @@ impl EngineBuilder {
     /// Adds code: for [`windlass_core::Action::Native`] by its name, or for a kind of action (`copy`, `publish`, …).
     #[must_use]
     pub fn with_step(mut self, name: &str, step: Arc<dyn Step>) -> Self {
+        self.tx_steps.remove(name);
         self.steps.insert(Arc::from(name), step);
+        self
+    }
+
+    /// Adds code whose effect is committed with its completion, for [`windlass_core::Action::Native`] by its name.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use windlass_core::{EffectKind, StoreEffect, tx_from_fn};
+    /// # use windlass_engine::Engine;
+    /// struct Add(u64); // The stores of Windlass have closures for theirs, such as `SqliteEffect`.
+    /// impl StoreEffect for Add {
+    ///     const KIND: EffectKind = EffectKind::new("counter");
+    /// }
+    /// let step = tx_from_fn(|_| async { Ok((2, Add(2))) });
+    /// let builder = Engine::in_memory().with_tx_step("add", Arc::new(step));
+    /// ```
+    #[must_use]
+    pub fn with_tx_step(mut self, name: &str, step: Arc<dyn TxStep>) -> Self {
+        self.steps.remove(name);
+        self.tx_steps.insert(Arc::from(name), step);
         self
     }
 
@@ -271,7 +294,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Store`] if the store can't be read; [`crate::ErrorKind::Invalid`] for a name that
-    /// is none, or a quota whose name is kept for a target.
+    /// is none, a quota whose name is kept for a target, or a step with an effect that the store can't apply.
     pub async fn build(mut self) -> Result<Engine, Error> {
         let (mut reactor, only) = (self.reactor.take(), self.adopt.take());
         let (core, closing) = self.core()?;
@@ -441,6 +464,7 @@ impl EngineBuilder {
             notifiers: self.notifiers,
             expressions: self.expressions,
             steps: self.steps,
+            tx_steps: self.tx_steps,
             quotas: self.quotas,
             weights: self.weights,
             secrets: self.secrets,
@@ -451,6 +475,11 @@ impl EngineBuilder {
             closing: closing_signal,
             failed: Mutex::new(None),
         });
+        for (name, step) in &core.tx_steps {
+            if let Some(why) = refusal(&core, step.kind()) {
+                return Err(Error::invalid(format!("step code `{name}`: {why}")));
+            }
+        }
         Ok((core, closing))
     }
 }

@@ -12,6 +12,7 @@ mod adopt;
 mod ask;
 mod cache;
 mod commit;
+mod effect;
 mod lease;
 pub(crate) mod need;
 mod reload;
@@ -19,6 +20,7 @@ mod signal;
 
 pub(crate) use self::adopt::Unfinished;
 use self::cache::Flights;
+pub(crate) use self::effect::{Seal, check, refusal};
 use self::lease::Holding;
 use self::need::{need, target_pool};
 use self::reload::{Reload, Taken};
@@ -57,6 +59,8 @@ const FEED: usize = 4_096;
 pub(crate) enum Message {
     /// Things that happened to runs.
     Inputs(Vec<(RunId, Input)>),
+    /// Attempts that are done but for their effects.
+    Seals(Vec<Seal>),
     /// A pipeline whose runs may start.
     Deploy(Pipeline),
     /// A run is wanted.
@@ -117,6 +121,8 @@ pub(crate) struct Active {
     pub(crate) jobs: HashMap<(Slot, FencingToken), CancelTrigger>,
     pub(crate) span: tracing::Span,
     pub(crate) dirty: Dirty,
+    /// Slots whose effects are on their way to the store: their rows are written with these.
+    pub(crate) sealing: HashSet<Slot>,
     /// Target of jobs that name none.
     pub(crate) default_target: Option<LogicalName>,
 }
@@ -145,6 +151,8 @@ pub(crate) struct Gate {
     pub(crate) commands: Vec<(RunId, Command)>,
     pub(crate) events: Vec<EventRecord>,
     pub(crate) outbox: Vec<OutboxRecord>,
+    /// Effects, in the order of their transitions, which come after those of `runs`.
+    pub(crate) seals: Vec<Seal>,
     pub(crate) started: Vec<(RunId, RunKey, StartReply)>,
     /// Who waits until signals are carried out.
     pub(crate) told: Vec<oneshot::Sender<()>>,
@@ -356,6 +364,7 @@ impl Driver {
         while let Some(message) = next {
             left = left.saturating_sub(match &message {
                 Message::Inputs(inputs) => inputs.len(),
+                Message::Seals(seals) => seals.len(),
                 _ => 1,
             });
             self.handle(message);
@@ -372,6 +381,7 @@ impl Driver {
             Message::Inputs(inputs) => inputs
                 .into_iter()
                 .for_each(|(run, input)| self.apply(run, input)),
+            Message::Seals(seals) => seals.into_iter().for_each(|seal| self.seal(seal)),
             Message::Deploy(pipeline) => self.deploy(pipeline),
             Message::Start(request, reply) if self.is_homeless() => {
                 self.unplaced.push((request, reply));
@@ -615,6 +625,7 @@ impl Driver {
         let bound = Arc::new(Bound::new(
             pipeline.clone(),
             &self.core.steps,
+            &self.core.tx_steps,
             &*self.core.expressions,
         ));
         // Runs of the same version that were adopted before get the code that came with it.
@@ -637,6 +648,7 @@ impl Gate {
         self.commands.is_empty()
             && self.events.is_empty()
             && self.outbox.is_empty()
+            && self.seals.is_empty()
             && self.started.is_empty()
             && self.told.is_empty()
             && self.released.is_empty()

@@ -15,7 +15,7 @@ use windlass_core::{
     AttemptNo, CancelSignal, CancelTrigger, Checks, Clock, ClockExt, Expressions, IdSource,
     Implementations, LogicalName, Notifier, Pipeline, PipelineName, Quota, Resources, RunId,
     RunKey, RunState, Secret, Slot, StepName, StepOutput, Storage, Storages, Timestamp,
-    error_chain,
+    TxImplementations, error_chain,
 };
 
 use crate::builder::{EngineBuilder, known};
@@ -49,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) notifiers: BTreeMap<LogicalName, Arc<dyn Notifier>>,
     pub(crate) expressions: Arc<dyn Expressions>,
     pub(crate) steps: Implementations,
+    pub(crate) tx_steps: TxImplementations,
     pub(crate) quotas: Vec<Quota>,
     /// What the shares of owners of pipelines are divided by.
     pub(crate) weights: BTreeMap<String, NonZeroU32>,
@@ -317,8 +318,10 @@ impl Engine {
     /// Makes a pipeline known; runs that started with an earlier version keep it.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`].
+    /// [`ErrorKind::Invalid`] if a step has an effect ([`windlass_core::TxStep`]) that the run store can't
+    /// apply; [`ErrorKind::Closed`].
     pub async fn deploy(&self, pipeline: Pipeline) -> Result<(), Error> {
+        crate::driver::check(&self.inner.core, &pipeline)?;
         self.inner.send(Message::Deploy(pipeline)).await
     }
 

@@ -18,12 +18,13 @@ use tokio::sync::{Notify, mpsc};
 use tracing::Instrument;
 use windlass_core::run_store::AttemptEnd;
 use windlass_core::{
-    CancelSignal, CancelTrigger, Clock, ClockExt, Failure, FencingToken, RunId, Slot, Step,
+    CancelSignal, CancelTrigger, Clock, ClockExt, Effect, Failure, FencingToken, RunId, Slot,
     StepContext, StepError, StepOutput,
 };
 
+use crate::bound::Code;
 use crate::decide::Input;
-use crate::driver::Message;
+use crate::driver::{Message, Seal};
 
 /// Steps that a worker polls before it yields.
 const BATCH: usize = 64;
@@ -33,7 +34,7 @@ pub(crate) struct Work {
     pub(crate) run: RunId,
     pub(crate) slot: Slot,
     pub(crate) token: FencingToken,
-    pub(crate) code: Arc<dyn Step>,
+    pub(crate) code: Code,
     pub(crate) context: StepContext,
     pub(crate) signal: CancelSignal,
     pub(crate) trigger: CancelTrigger,
@@ -42,7 +43,9 @@ pub(crate) struct Work {
 }
 
 type Key = (RunId, Slot, FencingToken);
-type StepFuture = Pin<Box<dyn Future<Output = Result<StepOutput, StepError>> + Send>>;
+/// What a step yields, and its effect if it has one.
+type Yielded = Result<(StepOutput, Option<Effect>), StepError>;
+type StepFuture = Pin<Box<dyn Future<Output = Yielded> + Send>>;
 
 struct Shared {
     queue: Mutex<VecDeque<Work>>,
@@ -178,11 +181,18 @@ async fn worker(shared: Arc<Shared>) {
             continue;
         }
         let taken = batch.len();
-        let mut done = Vec::with_capacity(taken);
+        let (mut done, mut seals) = (Vec::with_capacity(taken), Vec::new());
         for work in batch.drain(..) {
-            done.extend(poll_once(work, &shared));
+            match poll_once(work, &shared) {
+                Some(Done::Ended(run, input)) => done.push((run, input)),
+                Some(Done::Seal(seal)) => seals.push(*seal),
+                None => {}
+            }
         }
         shared.let_go(taken);
+        if !seals.is_empty() && shared.results.send(Message::Seals(seals)).await.is_err() {
+            return;
+        }
         // Sent also when nothing ended at once: the driver feeds the workers when it hears of them.
         if shared.results.send(Message::Inputs(done)).await.is_err() {
             return;
@@ -191,8 +201,23 @@ async fn worker(shared: Arc<Shared>) {
     }
 }
 
+/// What a step came to.
+enum Done {
+    Ended(RunId, Input),
+    Seal(Box<Seal>),
+}
+
+impl From<Done> for Message {
+    fn from(done: Done) -> Self {
+        match done {
+            Done::Ended(run, input) => Self::Inputs(vec![(run, input)]),
+            Done::Seal(seal) => Self::Seals(vec![*seal]),
+        }
+    }
+}
+
 /// Polls a step once; one that isn't done becomes a task.
-fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<(RunId, Input)> {
+fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<Done> {
     let Work {
         run,
         slot,
@@ -205,9 +230,16 @@ fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<(RunId, Input)> {
         span,
     } = work;
     if signal.is_cancelled() {
-        return Some((run, ended(slot, token, Ok(Err(StepError::cancelled())))));
+        let cancelled = Ok(Err(StepError::cancelled()));
+        return Some(done(run, slot, token, cancelled));
     }
-    let mut future: StepFuture = Box::pin(async move { code.run(context).await });
+    let mut future: StepFuture = match code {
+        Code::Plain(code) => Box::pin(async move { Ok((code.run(context).await?, None)) }),
+        Code::Tx(code) => Box::pin(async move {
+            let yielded = code.run(context).await?;
+            Ok((yielded.output, Some(yielded.effect)))
+        }),
+    };
     let entered = span.enter();
     let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
         future
@@ -216,8 +248,8 @@ fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<(RunId, Input)> {
     }));
     drop(entered);
     match polled {
-        Ok(Poll::Ready(result)) => Some((run, ended(slot, token, Ok(result)))),
-        Err(panic) => Some((run, ended(slot, token, Err(panic)))),
+        Ok(Poll::Ready(result)) => Some(done(run, slot, token, Ok(result))),
+        Err(panic) => Some(done(run, slot, token, Err(panic))),
         Ok(Poll::Pending) => {
             let key = (run, slot, token);
             lock(&shared.waiting).insert(key, trigger.clone());
@@ -236,7 +268,7 @@ fn poll_once(work: Work, shared: &Arc<Shared>) -> Option<(RunId, Input)> {
                 // Nobody listens any more only when the engine is gone, and the result with it.
                 shared
                     .results
-                    .send(Message::Inputs(vec![(run, ended(slot, token, outcome))]))
+                    .send(done(run, slot, token, outcome).into())
                     .await
                     .ok();
             };
@@ -253,7 +285,7 @@ async fn until_stopped(
     signal: &CancelSignal,
     clock: &dyn Clock,
     grace: Duration,
-) -> Result<Result<StepOutput, StepError>, Panic> {
+) -> Result<Yielded, Panic> {
     let stopped = async {
         signal.cancelled().await;
         clock.sleep(grace).await;
@@ -265,13 +297,18 @@ async fn until_stopped(
     }
 }
 
-fn ended(
-    slot: Slot,
-    token: FencingToken,
-    outcome: Result<Result<StepOutput, StepError>, Panic>,
-) -> Input {
+fn done(run: RunId, slot: Slot, token: FencingToken, outcome: Result<Yielded, Panic>) -> Done {
     let (end, output) = match outcome {
-        Ok(Ok(output)) => (AttemptEnd::Succeeded, output),
+        Ok(Ok((output, Some(effect)))) => {
+            return Done::Seal(Box::new(Seal {
+                run,
+                slot,
+                token,
+                output,
+                effect,
+            }));
+        }
+        Ok(Ok((output, None))) => (AttemptEnd::Succeeded, output),
         Ok(Err(error)) => (
             error
                 .into_failure()
@@ -293,11 +330,12 @@ fn ended(
             )
         }
     };
-    Input::Ended {
+    let input = Input::Ended {
         slot,
         token,
         end,
         output,
         usage: None,
-    }
+    };
+    Done::Ended(run, input)
 }

@@ -4,10 +4,13 @@
 //! driver, which asks their targets; [`crate::decide::Input::Recover`] then sets every timer and
 //! queue entry anew.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use windlass_core::run_store::{AttemptEnd, AttemptRecord, RunSnapshot, StepRecord};
-use windlass_core::{Join, Json, Pipeline, RunState as RunPhase, Slot, StepState, Timestamp};
+use windlass_core::{
+    AttemptNo, Join, Json, Pipeline, RunState as RunPhase, Slot, StepState, Timestamp,
+};
 
 use crate::rerun::Reuse;
 use crate::state::{Extra, MapState, Node, RunState, Stage, Stopping};
@@ -28,13 +31,21 @@ impl RunState {
             1 => state.stopping = Stopping::Cancel,
             _ => state.stopping = Stopping::Abort,
         }
+        let open: Vec<AttemptRecord> = snapshot
+            .attempts
+            .iter()
+            .filter(|a| a.end.is_none())
+            .cloned()
+            .collect();
+        let numbers: HashMap<Slot, AttemptNo> = open.iter().map(|a| (a.slot, a.attempt)).collect();
         let (steps, items): (Vec<_>, Vec<_>) =
             snapshot.steps.iter().partition(|s| s.slot.item.is_none());
-        for row in steps {
-            state.restore_step(row);
-        }
-        for row in items {
-            state.restore_item(row);
+        for row in steps.into_iter().chain(items) {
+            if row.state == StepState::Succeeded && numbers.get(&row.slot) == Some(&row.attempt) {
+                state.restore_sealed(row);
+            } else {
+                state.restore_row(row);
+            }
         }
         state.restore_edges();
         state.restore_fail_fast();
@@ -45,12 +56,6 @@ impl RunState {
                 state.extras.entry(attempt.slot).or_default().rounds += 1;
             }
         }
-        let open: Vec<AttemptRecord> = snapshot
-            .attempts
-            .iter()
-            .filter(|a| a.end.is_none())
-            .cloned()
-            .collect();
         for attempt in &open {
             state.next_token = state.next_token.max(attempt.token.get() + 1);
             if let Some(node) = state
@@ -66,6 +71,24 @@ impl RunState {
         }
         state.in_finally = state.phase != RunPhase::Queued && state.open_main == 0;
         (state, open)
+    }
+
+    fn restore_row(&mut self, row: &StepRecord) {
+        match row.slot.item {
+            None => self.restore_step(row),
+            Some(_) => self.restore_item(row),
+        }
+    }
+
+    /// Restores a step that has succeeded, but for what follows from it: it runs until its attempt's end,
+    /// which is known, is decided.
+    fn restore_sealed(&mut self, row: &StepRecord) {
+        let mut running = row.clone();
+        running.state = StepState::Running;
+        running.ended_at = None;
+        let output = running.output.take().unwrap_or_default();
+        self.restore_row(&running);
+        self.extras.entry(row.slot).or_default().sealed = Some(Arc::new(output));
     }
 
     fn restore_step(&mut self, row: &StepRecord) {

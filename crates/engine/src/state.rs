@@ -95,6 +95,8 @@ pub(crate) struct Extra {
     pub(crate) skip: Option<SkipReason>,
     /// What somebody gave it before it was reached.
     pub(crate) given: Option<Arc<StepOutput>>,
+    /// What its attempt, which has no end in the rows yet, hands on: its effect is in.
+    pub(crate) sealed: Option<Arc<StepOutput>>,
     /// What a kept result was looked for by, and what was found.
     pub(crate) cache: Option<Arc<CacheNote>>,
     /// The time limit that made the engine stop the attempt.
@@ -274,6 +276,26 @@ impl RunState {
         let output = self.outputs.get(&slot).or(given);
         row.output = output.map(|o| o.as_ref().clone());
         Some(row)
+    }
+
+    /// Returns the row that a slot has once the effect of its attempt is in, and its end not yet decided.
+    pub(crate) fn sealed_record(
+        &self,
+        slot: Slot,
+        output: &StepOutput,
+        now: Timestamp,
+    ) -> Option<StepRecord> {
+        let mut row = self.step_record(slot, now)?;
+        row.state = StepState::Succeeded;
+        row.ended_at = Some(now);
+        row.output = (!output.is_empty()).then(|| output.clone());
+        Some(row)
+    }
+
+    /// Returns what an attempt hands on whose effect is in, as the rows show, and forgets it.
+    pub(crate) fn take_sealed(&mut self, slot: Slot) -> Option<StepOutput> {
+        let sealed = self.extras.get_mut(&slot)?.sealed.take()?;
+        Some(Arc::unwrap_or_clone(sealed))
     }
 
     /// Returns which condition the end of a step fulfils; `None` while it has none.

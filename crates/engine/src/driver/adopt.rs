@@ -9,6 +9,7 @@ use windlass_core::{
 };
 
 use super::Driver;
+use super::effect::sealed;
 use super::need::need;
 use crate::Error;
 use crate::bound::{Bound, Kind, fill};
@@ -39,6 +40,7 @@ impl Driver {
         let bound = Arc::new(Bound::new(
             pipeline,
             &self.core.steps,
+            &self.core.tx_steps,
             &*self.core.expressions,
         ));
         self.bounds.insert(version.digest, Arc::clone(&bound));
@@ -114,6 +116,9 @@ impl Driver {
             .is_none_or(|n| n.token != token.get())
         {
             return;
+        }
+        if let Some(output) = active.state.take_sealed(slot) {
+            return self.apply(run, sealed(slot, token, output));
         }
         let end = |end| Input::Ended {
             slot,

@@ -1,6 +1,6 @@
 //! What callers ask for: starting runs, and why steps wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -181,6 +181,7 @@ impl Driver {
             jobs: HashMap::new(),
             span,
             dirty: Dirty::default(),
+            sealing: HashSet::new(),
         }
     }
 

@@ -110,7 +110,8 @@ impl Active {
             changes.push(Change::PutRun(Box::new(self.record.clone())));
         }
         let state = &self.state;
-        for slot in dirty.slots.drain() {
+        let sealing = &self.sealing;
+        for slot in dirty.slots.drain().filter(|slot| !sealing.contains(slot)) {
             let Some(row) = state.step_record(slot, now) else {
                 continue;
             };
@@ -201,6 +202,7 @@ impl Driver {
             }
         }
         self.touched = touched;
+        transitions.extend(self.seal_transitions(now));
         apart.extend(self.idle_signals.drain(..).map(Change::TakeSignal));
         if !apart.is_empty() {
             // Of no run, so the last: verdicts are told to runs in order.
@@ -247,7 +249,9 @@ impl Driver {
         let Some(mut gate) = self.gates.pop_front() else {
             return;
         };
-        for (run, verdict) in std::mem::take(&mut gate.runs).into_iter().zip(verdicts) {
+        let mut verdicts = verdicts.into_iter();
+        let runs = std::mem::take(&mut gate.runs);
+        for (run, verdict) in runs.into_iter().zip(verdicts.by_ref()) {
             match verdict {
                 Verdict::KeyExists(existing) => self.refuse(run, existing, &mut gate),
                 Verdict::Fenced => {
@@ -256,6 +260,10 @@ impl Driver {
                 }
                 _ => {}
             }
+        }
+        let seals = std::mem::take(&mut gate.seals);
+        for (seal, verdict) in seals.into_iter().zip(verdicts) {
+            self.sealed(seal, verdict, &mut gate);
         }
         self.open(gate);
     }

@@ -12,6 +12,7 @@ use windlass_core::run_store::{AttemptRecord, EventRecord, StoreError, StoreErro
 use windlass_core::{FencingToken, JobHandle, LogicalName, RunId, RunKey, error_chain};
 
 use super::cache::Flights;
+use super::effect::{Seal, sealed};
 use super::{Active, Driver, Gate, StartReply};
 use crate::Error;
 use crate::bound::Kind;
@@ -36,6 +37,7 @@ struct Lost {
     events: Vec<EventRecord>,
     released: Vec<(LogicalName, JobHandle)>,
     started: Vec<(RunId, RunKey, StartReply)>,
+    seals: Vec<Seal>,
 }
 
 /// The wait for the store.
@@ -81,6 +83,7 @@ impl Driver {
             lost.events.append(&mut gate.events);
             lost.released.append(&mut gate.released);
             lost.started.append(&mut gate.started);
+            lost.seals.append(&mut gate.seals);
         }
         self.backlog.clear();
         self.core.next_generation();
@@ -134,6 +137,7 @@ impl Driver {
         let mut before = std::mem::take(&mut self.runs);
         let mut stored: HashMap<RunId, u64> = HashMap::new();
         let mut ended: HashMap<RunId, Started> = HashMap::new();
+        let mut known = Vec::new();
         for (run, kept) in reloaded.runs {
             let Some(old) = before.remove(&run) else {
                 continue;
@@ -145,7 +149,7 @@ impl Driver {
                         Ok(open) => open,
                         Err(error) => return self.give_up(error.to_string()),
                     };
-                    self.rejoin(run, old, &open, &lost);
+                    known.extend(self.rejoin(run, old, &open, &lost));
                 }
                 Kept::Ended(record) => {
                     stored.insert(run, record.next_seq);
@@ -172,6 +176,7 @@ impl Driver {
                 self.apply(taken.run, taken.input);
             }
         }
+        self.seal_again(known, lost.seals);
         self.release_again(lost.released, &stored);
         for (run, key, reply) in lost.started {
             let answer = match ended.remove(&run) {
@@ -186,22 +191,33 @@ impl Driver {
         self.core.outbox.ring(Vec::new());
     }
 
-    /// Joins what goes on here of a run with what the store holds of it.
-    fn rejoin(&mut self, run: RunId, old: Active, open: &[AttemptRecord], lost: &Lost) {
+    /// Joins what goes on here of a run with what the store holds of it; returns the ends of attempts
+    /// whose effects are in.
+    fn rejoin(
+        &mut self,
+        run: RunId,
+        old: Active,
+        open: &[AttemptRecord],
+        lost: &Lost,
+    ) -> Vec<(RunId, Input)> {
         let unlaunched = |token: FencingToken| {
             lost.commands.iter().any(|(of, command)| {
                 *of == run && matches!(command, Command::Launch { token: t, .. } if *t == token)
             })
         };
-        let mut strange = Vec::new();
+        let (mut strange, mut ended) = (Vec::new(), Vec::new());
         let Some(active) = self.runs.get_mut(&run) else {
-            return;
+            return ended;
         };
         active.summary = old.summary;
         active.jobs = old.jobs;
         active.span = old.span;
         for attempt in open {
             let (slot, token) = (attempt.slot, attempt.token);
+            if let Some(output) = active.state.take_sealed(slot) {
+                ended.push((run, sealed(slot, token, output)));
+                continue;
+            }
             if let Some(mine) = old.attempts.get(&slot).filter(|a| a.token == token)
                 && let Some(row) = active.attempts.get_mut(&slot)
             {
@@ -240,6 +256,7 @@ impl Driver {
         for attempt in strange {
             self.adopt_attempt(run, &attempt);
         }
+        ended
     }
 
     /// Lets targets forget jobs whose end is in; keeps the handles of the others. What became of jobs
