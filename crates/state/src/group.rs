@@ -386,15 +386,18 @@ mod tests {
             seen.synced.map(|w| (w.run, w.seq))
         };
         let (synced, lazy) = (Durability::Synced, Durability::Lazy);
-        let applied = Verdict::Applied;
-        assert_eq!(put(vec![create(1, 1)], synced, applied), None);
+        let applied = || Verdict::Applied;
+        assert_eq!(put(vec![create(1, 1)], synced, applied()), None);
         let first = Some((id(1), 2));
-        assert_eq!(put(vec![event(1, 1), event(1, 2)], synced, applied), first);
-        assert_eq!(put(vec![event(2, 1)], lazy, applied), first, "not yet");
+        assert_eq!(
+            put(vec![event(1, 1), event(1, 2)], synced, applied()),
+            first
+        );
+        assert_eq!(put(vec![event(2, 1)], lazy, applied()), first, "not yet");
         let refused = Verdict::KeyExists(id(1));
         assert_eq!(put(vec![event(3, 1)], lazy, refused), first);
-        assert_eq!(put(Vec::new(), synced, applied), Some((id(2), 1)));
+        assert_eq!(put(Vec::new(), synced, applied()), Some((id(2), 1)));
         let gone = vec![Change::DeleteRun(id(2))];
-        assert_eq!(put(gone, synced, applied), None, "it is gone on purpose");
+        assert_eq!(put(gone, synced, applied()), None, "it is gone on purpose");
     }
 }

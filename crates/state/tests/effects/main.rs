@@ -117,8 +117,8 @@ impl World {
     }
 
     /// Holds the writer up until what is returned is dropped; what is committed meanwhile is one group.
-    async fn hold(&self) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Vec<Verdict>>) {
-        let (go_on, wait) = mpsc::channel::<()>();
+    async fn hold(&self) -> (mpsc::SyncSender<()>, tokio::task::JoinHandle<Vec<Verdict>>) {
+        let (go_on, wait) = mpsc::sync_channel::<()>(0);
         let (begun, begins) = tokio::sync::oneshot::channel();
         let (wait, begun) = (Mutex::new(wait), Mutex::new(Some(begun)));
         let held = effect(move |_| {
@@ -140,10 +140,11 @@ impl World {
 }
 
 fn failure(verdict: &Verdict) -> &Failure {
-    match verdict {
-        Verdict::EffectFailed(failure) => failure,
-        other => panic!("no failure of an effect: {other:?}"),
-    }
+    let failure = match verdict {
+        Verdict::EffectFailed(failure) => Some(failure),
+        _ => None,
+    };
+    failure.expect("its effect failed")
 }
 
 #[tokio::test]
@@ -287,7 +288,7 @@ async fn an_effect_that_ends_the_transaction_takes_nothing_of_others_with_it() {
 }
 
 /// Queues all of them behind a commit that is held up, then lets it go on.
-async fn futures_join<F>(commits: Vec<F>, go_on: mpsc::Sender<()>) -> Vec<Verdict>
+async fn futures_join<F>(commits: Vec<F>, go_on: mpsc::SyncSender<()>) -> Vec<Verdict>
 where
     F: Future<Output = Verdict> + Send + 'static,
 {

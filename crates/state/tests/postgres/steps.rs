@@ -48,7 +48,7 @@ pub(crate) async fn put(
     transition: Transition,
 ) -> Result<Verdict, StoreError> {
     let verdicts = host.commit(vec![transition], Durability::Synced).await?;
-    Ok(verdicts[0])
+    Ok(verdicts[0].clone())
 }
 
 /// Returns how many events the run has; they must be without gaps, and its row as of the last.
