@@ -242,7 +242,7 @@ impl SqliteStore {
         }
         // The engine that holds it may be at work: the file's own lock keeps the two apart.
         let path = self.path.clone();
-        blocking(move || write::outside(&open::connect(&path, Access::Write)?, change)).await
+        blocking(move || write::outside(&mut open::connect(&path, Access::Write)?, change)).await
     }
 }
 

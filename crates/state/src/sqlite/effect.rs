@@ -192,7 +192,7 @@ pub(super) struct Effects {
 impl Effects {
     /// Sets the authorizer of a connection, which lets everything through while no effect is applied. Once,
     /// before anything is prepared: each setting makes SQLite prepare all statements anew.
-    pub(super) fn watch(db: &Connection) -> Result<Self, rusqlite::Error> {
+    pub(super) fn watch(db: &mut Connection) -> Result<Self, rusqlite::Error> {
         let own = own_names()?;
         let watching = Arc::new(AtomicBool::new(false));
         let on = Arc::clone(&watching);

@@ -96,8 +96,7 @@ pub(super) struct Tables<'db> {
 }
 
 impl<'db> Tables<'db> {
-    pub(super) fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
-        let effects = Effects::watch(db)?;
+    pub(super) fn new(db: &'db Connection, effects: Effects) -> Result<Self, rusqlite::Error> {
         let sql = |text: &str| db.prepare(text);
         Ok(Self {
             db,

@@ -7,6 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
 use windlass_core::{Failure, error_chain};
 
+use super::effect::Effects;
 use super::open::SYNCED;
 use super::reopen::Opened;
 use super::rows::{Refused, Tables};
@@ -15,7 +16,7 @@ use crate::group::{self, Backend, Commit, Queue, Rejected, Seen};
 /// Writes until nobody can ask for it any more.
 pub(super) fn run(mut db: Connection, opened: &Opened, mut queue: Queue) {
     let mut seen = Seen::default();
-    while let Err(why) = serve(&db, &mut queue, &mut seen) {
+    while let Err(why) = serve(&mut db, &mut queue, &mut seen) {
         // Closing copies the log into the file if it may: out of pages that nobody can trust now.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .ok();
@@ -27,8 +28,9 @@ pub(super) fn run(mut db: Connection, opened: &Opened, mut queue: Queue) {
     }
 }
 
-fn serve(db: &Connection, queue: &mut Queue, seen: &mut Seen) -> Result<(), String> {
-    match Writer::new(db) {
+fn serve(db: &mut Connection, queue: &mut Queue, seen: &mut Seen) -> Result<(), String> {
+    let writer = Effects::watch(db).and_then(|effects| Writer::new(db, effects));
+    match writer {
         Ok(mut writer) => queue.serve(&mut writer, seen),
         Err(e) => {
             let why = error_chain(&e);
@@ -39,14 +41,15 @@ fn serve(db: &Connection, queue: &mut Queue, seen: &mut Seen) -> Result<(), Stri
 }
 
 /// Commits a change by a connection of its own, beside the writer.
-pub(super) fn outside(db: &Connection, change: Change) -> Result<(), StoreError> {
+pub(super) fn outside(db: &mut Connection, change: Change) -> Result<(), StoreError> {
     let failed = |e: rusqlite::Error| match e.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy) => {
             StoreError::unavailable("the store is busy: try again").with_source(e)
         }
         _ => StoreError::unavailable("the store can't be written").with_source(e),
     };
-    let mut tables = Tables::new(db).map_err(failed)?;
+    let effects = Effects::watch(db).map_err(failed)?;
+    let mut tables = Tables::new(db, effects).map_err(failed)?;
     tables.begin().map_err(failed)?;
     let applied = tables.apply(&Transition::new(vec![change]));
     applied.map_err(|refused| match refused {
@@ -103,10 +106,10 @@ impl From<Rejected> for Stopped {
 }
 
 impl<'db> Writer<'db> {
-    fn new(db: &'db Connection) -> Result<Self, rusqlite::Error> {
+    fn new(db: &'db Connection, effects: Effects) -> Result<Self, rusqlite::Error> {
         Ok(Self {
             db,
-            tables: Tables::new(db)?,
+            tables: Tables::new(db, effects)?,
             // What the engine before wrote last may not be synced.
             unsynced: true,
             level: Durability::Synced,
