@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -128,6 +128,8 @@ pub(crate) struct Gated {
     come: Semaphore,
     /// Room without end, until [`Self::hold`].
     holds: AtomicBool,
+    /// How often signals were read.
+    reads: AtomicU32,
 }
 
 impl Gated {
@@ -139,6 +141,7 @@ impl Gated {
             open: Semaphore::new(0),
             come: Semaphore::new(0),
             holds: AtomicBool::new(false),
+            reads: AtomicU32::new(0),
         }
     }
 
@@ -159,6 +162,14 @@ impl Gated {
     /// Waits until a commit with an effect has come.
     pub(crate) async fn one_has_come(&self) {
         self.come.acquire().await.unwrap().forget();
+    }
+
+    /// Waits until signals are read once more.
+    pub(crate) async fn signals_are_read(&self) {
+        let before = self.reads.load(Ordering::Acquire);
+        while self.reads.load(Ordering::Acquire) == before {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// From now on it says that it applies effects of another kind.
@@ -261,7 +272,9 @@ impl RunStore for Gated {
     }
 
     async fn signals(&self, limit: u32) -> Result<Vec<SignalRecord>, StoreError> {
-        self.inner.signals(limit).await
+        let signals = self.inner.signals(limit).await;
+        self.reads.fetch_add(1, Ordering::AcqRel);
+        signals
     }
 
     async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {

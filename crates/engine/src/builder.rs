@@ -490,12 +490,7 @@ pub(crate) async fn unfinished(
     only: Option<&BTreeSet<RunId>>,
 ) -> Result<Vec<Unfinished>, StoreError> {
     let runs = store.runs(&RunQuery::unfinished()).await?;
-    let mut signals: BTreeMap<RunId, Vec<SignalRecord>> = BTreeMap::new();
-    for signal in store.signals(u32::MAX).await? {
-        if let Some(run) = signal.signal.run() {
-            signals.entry(run).or_default().push(signal);
-        }
-    }
+    let mut signals = signals_by_run(store).await?;
     let parents: BTreeMap<RunId, RunId> = runs
         .iter()
         .filter_map(|r| Some((r.id, r.parent?.0)))
@@ -510,6 +505,19 @@ pub(crate) async fn unfinished(
         unfinished.extend(unfinished_run(store, run.id, signals).await?);
     }
     Ok(unfinished)
+}
+
+/// Reads the signals that are left for runs.
+pub(crate) async fn signals_by_run(
+    store: &dyn RunStore,
+) -> Result<BTreeMap<RunId, Vec<SignalRecord>>, StoreError> {
+    let mut signals: BTreeMap<RunId, Vec<SignalRecord>> = BTreeMap::new();
+    for signal in store.signals(u32::MAX).await? {
+        if let Some(run) = signal.signal.run() {
+            signals.entry(run).or_default().push(signal);
+        }
+    }
+    Ok(signals)
 }
 
 /// Reads a run with what an engine needs to go on with it; `None` if it isn't there.

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{Durability, OutboxRecord, RunRecord, RunStore, StoreError};
 use windlass_core::{ClockExt, RunId, Timestamp, error_chain};
 
-use crate::builder::unfinished_run;
+use crate::builder::{signals_by_run, unfinished_run};
 use crate::driver::Unfinished;
 use crate::engine::Core;
 use crate::writer::{Waiter, WriteRequest};
@@ -77,16 +77,21 @@ async fn read(
     now: Timestamp,
 ) -> Result<Reloaded, StoreError> {
     store.reopen().await?;
+    // Some of them were judged and forgotten: they come before what they may stop goes on.
+    let mut signals = signals_by_run(store).await?;
     let mut found = Vec::with_capacity(runs.len());
     for &run in runs {
         let kept = match store.run(run).await? {
             None => Kept::Nothing,
             Some(record) if record.state.is_final() => Kept::Ended(Box::new(record)),
             // Nobody else writes it, so it is still there and has not ended.
-            Some(_) => match unfinished_run(store, run, Vec::new()).await? {
-                Some(unfinished) => Kept::Open(Box::new(unfinished)),
-                None => Kept::Nothing,
-            },
+            Some(_) => {
+                let signals = signals.remove(&run).unwrap_or_default();
+                match unfinished_run(store, run, signals).await? {
+                    Some(unfinished) => Kept::Open(Box::new(unfinished)),
+                    None => Kept::Nothing,
+                }
+            }
         };
         found.push((run, kept));
     }
