@@ -106,7 +106,8 @@ pub struct ClassRetry {
     /// The wait for this class instead of the policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
-    /// Per cent by which the memory request grows at each retry of this class; 100 doubles it.
+    /// Per cent by which the memory request grows at each retry of this class; 100 doubles it. It grows up
+    /// to the limits of the pools that the step needs room in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grow_memory_percent: Option<u32>,
 }

@@ -436,6 +436,19 @@ impl Admission {
         labels.map(|(_, label)| label.to_owned()).collect()
     }
 
+    /// Returns the least limit of these pools for a resource; `None` if none of them has one.
+    #[must_use]
+    pub fn limit(&self, pools: &[LogicalName], resource: &str) -> Option<u64> {
+        self.ledger.limit(pools, resource)
+    }
+
+    /// Returns how much a claim holds of each of its pools; `None` if it holds nothing.
+    #[must_use]
+    pub fn held(&self, claim: Claim) -> Option<&Resources> {
+        let holding = self.held.get(&claim)?;
+        Some(self.ledger.resources_of(holding.class))
+    }
+
     /// Returns each pool that has a limit, with what is in use of it.
     pub fn pools(&self) -> impl Iterator<Item = (&LogicalName, &Resources, Resources)> {
         self.ledger.pools()

@@ -14,7 +14,7 @@ mod cache;
 mod commit;
 mod effect;
 mod lease;
-pub(crate) mod need;
+mod need;
 mod reload;
 mod signal;
 
@@ -22,7 +22,7 @@ pub(crate) use self::adopt::Unfinished;
 use self::cache::Flights;
 pub(crate) use self::effect::{Seal, check, refusal};
 use self::lease::Holding;
-use self::need::{need, target_pool};
+use self::need::{need, resources, target_pool};
 use self::reload::{Reload, Taken};
 
 use std::cmp::Reverse;
@@ -32,9 +32,9 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
 use windlass_core::{
-    AttemptNo, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, Pipeline, PipelineName,
-    Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri, TimeoutKind,
-    Timestamp,
+    AttemptNo, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, MEMORY, Pipeline,
+    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri,
+    TimeoutKind, Timestamp,
 };
 
 use crate::admission::Admission;
@@ -470,7 +470,7 @@ impl Driver {
             active.state.decide(&event, decision);
             judged.get_or_insert(event.input);
             if decision.audit {
-                active.absorb(decision, now, &self.core);
+                active.absorb(decision, now, &self.core, &self.admission);
                 self.touched.push(run);
             } else if decision.run_changed {
                 active.record.state = active.state.phase;
@@ -505,7 +505,9 @@ impl Driver {
         let Some(active) = self.runs.get_mut(&run) else {
             return;
         };
-        let need = need(&self.core, active, slot);
+        let need = need(&self.core, active, slot, |pools| {
+            resources(active, slot, self.admission.limit(pools, MEMORY))
+        });
         let priority = active.bound.pipeline.step(slot.step).policy.priority;
         let path = active.bound.path_after(slot.step);
         let now = self.core.clock.now();

@@ -21,7 +21,6 @@ use windlass_core::{
 };
 
 use crate::decide::Input;
-use crate::driver::need::resources;
 use crate::driver::{Active, Message};
 use crate::engine::Core;
 use crate::hub::TargetHub;
@@ -118,7 +117,8 @@ impl Job {
         );
         let staging = hub.target.capabilities().staging;
         let workspace = Workspace::new(run_storage, folder, staging, &core.settings.scratch, &key);
-        let resources = resources(active, slot);
+        let row = active.attempts.get(&slot);
+        let resources = row.map(|row| row.resources.clone()).unwrap_or_default();
         let mut spec = JobSpec::new(
             run.command.iter().map(|t| t.as_str().to_owned()).collect(),
             workspace.outputs(),

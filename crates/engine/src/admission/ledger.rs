@@ -104,6 +104,12 @@ impl Ledger {
         self.freed = true;
     }
 
+    pub(super) fn limit(&self, pools: &[LogicalName], resource: &str) -> Option<u64> {
+        let limits = pools.iter().filter_map(|pool| self.limits.get(pool));
+        let limits = limits.map(|limit| limit.get(resource));
+        limits.filter(|limit| *limit > 0).min()
+    }
+
     /// Returns where a resource of a pool is counted.
     fn count(&mut self, pool: &LogicalName, resource: &str) -> usize {
         if let Some(at) = self.by_name.get(pool).and_then(|names| names.get(resource)) {

@@ -92,7 +92,9 @@ impl Driver {
         let mut active = self.activate(snapshot.run, state, bound);
         for attempt in &open {
             active.attempts.insert(attempt.slot, attempt.clone());
-            let need = need(&self.core, &active, attempt.slot);
+            let need = need(&self.core, &active, attempt.slot, |_| {
+                attempt.resources.clone()
+            });
             self.admission.adopt((run, attempt.slot), need);
         }
         self.runs.insert(run, active);

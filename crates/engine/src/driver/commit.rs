@@ -7,10 +7,10 @@ use windlass_core::run_store::{
     AttemptRecord, Change, Durability, EventKind, EventRecord, StepRecord, Transition, Verdict,
     VersionRecord,
 };
-use windlass_core::{AttemptNo, CacheEntry, FencingToken, Occasion, Slot, StepState, Timestamp};
+use windlass_core::{CacheEntry, FencingToken, Occasion, StepState, Timestamp};
 
-use super::need::resources;
 use super::{Active, Driver, Gate};
+use crate::admission::Admission;
 use crate::bound::Kind;
 use crate::decide::Decision;
 use crate::engine::Core;
@@ -18,7 +18,13 @@ use crate::writer::{Waiter, WriteRequest, Written};
 
 impl Active {
     /// Takes over what a decision changed.
-    pub(super) fn absorb(&mut self, decision: &mut Decision, now: Timestamp, core: &Core) {
+    pub(super) fn absorb(
+        &mut self,
+        decision: &mut Decision,
+        now: Timestamp,
+        core: &Core,
+        admission: &Admission,
+    ) {
         self.dirty.run |= decision.run_changed || !decision.events.is_empty();
         self.dirty.slots.extend(decision.changed.drain(..));
         if decision.run_changed {
@@ -29,7 +35,7 @@ impl Active {
             }
         }
         for kind in decision.events.drain(..) {
-            self.note(&kind, now, core);
+            self.note(&kind, now, core, admission);
             let seq = self.record.next_seq;
             self.record.next_seq += 1;
             self.dirty
@@ -39,7 +45,7 @@ impl Active {
     }
 
     /// Keeps the rows of the run and its attempts in step with an event.
-    fn note(&mut self, kind: &EventKind, now: Timestamp, core: &Core) {
+    fn note(&mut self, kind: &EventKind, now: Timestamp, core: &Core, admission: &Admission) {
         match kind {
             EventKind::RunStarted => self.record.started_at = Some(now),
             EventKind::CancelRequested { .. } => {
@@ -55,7 +61,15 @@ impl Active {
                 slot,
                 attempt,
                 token,
-            } => self.note_launch(*slot, *attempt, *token, now, core),
+            } => {
+                let host = core.host.clone();
+                let run = self.record.id;
+                let mut row = AttemptRecord::new(run, *slot, *attempt, *token, host, now);
+                if let Some(held) = admission.held((run, *slot)) {
+                    row.resources.clone_from(held);
+                }
+                self.note_launch(row);
+            }
             EventKind::AttemptStarted { slot, attempt } => {
                 if let Some(row) = self.attempts.get_mut(slot) {
                     row.started_at = Some(now);
@@ -77,27 +91,18 @@ impl Active {
         }
     }
 
-    fn note_launch(
-        &mut self,
-        slot: Slot,
-        attempt: AttemptNo,
-        token: FencingToken,
-        now: Timestamp,
-        core: &Core,
-    ) {
-        let host = core.host.clone();
-        let mut row = AttemptRecord::new(self.record.id, slot, attempt, token, host, now);
+    fn note_launch(&mut self, mut row: AttemptRecord) {
+        let slot = row.slot;
         let policy = &self.bound.pipeline.step(slot.step).policy;
         row.pool.clone_from(&policy.pool);
-        row.resources = resources(self, slot);
         if self.bound.kind(slot.step) == Kind::Job {
             row.target = policy
                 .target
                 .clone()
                 .or_else(|| self.default_target.clone());
         }
+        self.dirty.attempts.insert((slot, row.attempt.get()));
         self.attempts.insert(slot, row);
-        self.dirty.attempts.insert((slot, attempt.get()));
     }
 
     /// Returns the rows that changed, and empties the list of them.
