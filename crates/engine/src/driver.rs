@@ -49,8 +49,9 @@ use crate::signals::Seen;
 use crate::state::RunState;
 use crate::writer::{WriteRequest, Written};
 
-/// Inputs that one turn takes at most, so that nobody waits long for an answer.
-const TURN: usize = 8_192;
+/// Inputs that one turn takes at most: nobody waits long for an answer, and the store writes one turn of a
+/// crowd while the next one is decided.
+const TURN: usize = 512;
 
 /// Steps that wait for the workers at most; those beyond it wait in the driver.
 const FEED: usize = 4_096;
@@ -354,6 +355,11 @@ impl Driver {
                 self.finish_turn();
             }
             self.check_drained();
+            if self.writer.is_some() {
+                // The task that hands on what was just written for it may sit behind this one on this thread,
+                // where no other thread takes it.
+                tokio::task::yield_now().await;
+            }
         }
     }
 

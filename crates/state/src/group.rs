@@ -40,11 +40,13 @@ enum Request {
 pub(crate) struct Commit {
     pub(crate) batch: Vec<Transition>,
     pub(crate) durability: Durability,
-    answer: Answer<Vec<Verdict>>,
+    answer: Answer<(Vec<Verdict>, Vec<Transition>)>,
 }
 
 impl Commit {
+    /// Gives the batch back, too: freeing it is not this thread's work.
     fn answer(self, answer: Result<Vec<Verdict>, StoreError>) {
+        let answer = answer.map(|verdicts| (verdicts, self.batch));
         // Whoever asked may have stopped waiting.
         drop(self.answer.send(answer));
     }
@@ -103,7 +105,8 @@ impl Writer {
                 answer,
             })
         };
-        self.ask(commit).await
+        let (verdicts, _) = self.ask(commit).await?;
+        Ok(verdicts)
     }
 
     /// Returns true from a failed commit until the file is open again.

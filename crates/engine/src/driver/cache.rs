@@ -5,7 +5,7 @@
 //! no room, so nobody waits for a waiter. It counts in this engine only: on a store that hosts share, two
 //! hosts may compute the same result, and the later one is kept.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use windlass_core::{CacheFound, Digest, RunId, RunState as RunPhase, Slot, StepState};
 
@@ -17,7 +17,8 @@ use crate::state::Stage;
 /// Results that are being computed.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    by_key: HashMap<Digest, Flight>,
+    /// In an order that a seed repeats.
+    by_key: BTreeMap<Digest, Flight>,
 }
 
 #[derive(Debug)]
@@ -92,8 +93,11 @@ impl Driver {
         let runs = &self.runs;
         let goes_on =
             |(run, slot): (RunId, Slot)| runs.get(&run).is_some_and(|a| is_at_it(a, slot));
-        let over = self.flights.by_key.extract_if(|_, f| !goes_on(f.leader));
-        for (run, slot) in over.flat_map(|(_, flight)| flight.waiting) {
+        let flights = &mut self.flights.by_key;
+        let over = flights.iter().filter(|(_, f)| !goes_on(f.leader));
+        let over: Vec<Digest> = over.map(|(key, _)| *key).collect();
+        let waiting = over.iter().filter_map(|key| flights.remove(key));
+        for (run, slot) in waiting.flat_map(|flight| flight.waiting) {
             self.gate.commands.push((run, Command::LookUp { slot }));
         }
     }

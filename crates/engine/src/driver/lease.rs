@@ -4,7 +4,7 @@
 //! gone is let go without an end: what runs of it in this process is stopped, jobs are left to whoever
 //! has it next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_core::run_store::StoreError;
 use windlass_core::{Lease, RunId, Shard, ShardSet};
@@ -140,9 +140,8 @@ impl Driver {
             return;
         }
         let lost = self.runs.keys().filter(|r| shards.contains(Shard::of(**r)));
-        for run in lost.copied().collect::<Vec<_>>() {
-            self.let_go_of(run);
-        }
+        let lost: BTreeSet<RunId> = lost.copied().collect();
+        lost.into_iter().for_each(|run| self.let_go_of(run));
     }
 
     /// Forgets a run that is another host's now.

@@ -88,7 +88,9 @@ impl Driver {
         self.backlog.clear();
         self.core.next_generation();
         let (done, answer) = oneshot::channel();
-        let runs = self.runs.keys().copied().collect();
+        let mut runs: Vec<RunId> = self.runs.keys().copied().collect();
+        // Who came first is taken up first.
+        runs.sort_unstable();
         let work = reload(
             std::sync::Arc::clone(&self.core),
             store,

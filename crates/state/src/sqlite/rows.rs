@@ -5,7 +5,6 @@
 //! columns are numbers, and only what is there becomes JSON.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, Statement, ToSql};
@@ -66,6 +65,48 @@ struct Known {
     record: RunRecord,
 }
 
+/// What is known of runs. The rows of a transition are of one run, mostly: it is looked up once.
+#[derive(Debug, Default)]
+struct Runs {
+    places: HashMap<RunId, usize>,
+    known: Vec<Known>,
+    last: Option<(RunId, usize)>,
+}
+
+impl Runs {
+    /// Returns whether it is known, and makes it the last one if so.
+    fn has(&mut self, id: RunId) -> bool {
+        if self.last.is_none_or(|(last, _)| last != id) {
+            self.last = self.places.get(&id).map(|place| (id, *place));
+        }
+        self.last.is_some()
+    }
+
+    fn last(&mut self) -> Option<&mut Known> {
+        self.known.get_mut(self.last?.1)
+    }
+
+    fn insert(&mut self, id: RunId, known: Known) {
+        let place = self.known.len();
+        self.known.push(known);
+        self.places.insert(id, place);
+        self.last = Some((id, place));
+    }
+
+    fn remove(&mut self, id: RunId) {
+        self.places.remove(&id);
+        self.last = None;
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn len(&self) -> usize {
+        self.known.len()
+    }
+}
+
 /// The statements and what they need.
 #[derive(Debug)]
 pub(super) struct Tables<'db> {
@@ -91,7 +132,7 @@ pub(super) struct Tables<'db> {
     put_cache: Statement<'db>,
     touch_cache: Statement<'db>,
     drop_cache: Statement<'db>,
-    runs: HashMap<RunId, Known>,
+    runs: Runs,
     text: Vec<u8>,
 }
 
@@ -161,7 +202,7 @@ impl<'db> Tables<'db> {
             )?,
             touch_cache: sql("UPDATE cache SET used_at = max(used_at, ?2) WHERE key = ?1")?,
             drop_cache: sql("DELETE FROM cache WHERE key = ?1")?,
-            runs: HashMap::new(),
+            runs: Runs::default(),
             text: Vec::new(),
         })
     }
@@ -226,21 +267,23 @@ impl<'db> Tables<'db> {
 
     /// Returns what is known of a run, looking it up if need be.
     fn known(&mut self, id: RunId) -> Result<Option<&mut Known>, Refused> {
-        match self.runs.entry(id) {
-            Entry::Occupied(known) => Ok(Some(known.into_mut())),
-            Entry::Vacant(unknown) => {
-                let found = read::run_for_writing(self.db, id).map_err(Refused::Broken)?;
-                Ok(found.map(|(no, record, last_seq)| {
-                    let state = record.state;
-                    unknown.insert(Known {
-                        no,
-                        state,
-                        last_seq,
-                        record,
-                    })
-                }))
-            }
+        if !self.runs.has(id) {
+            let found = read::run_for_writing(self.db, id).map_err(Refused::Broken)?;
+            let Some((no, record, last_seq)) = found else {
+                return Ok(None);
+            };
+            let state = record.state;
+            self.runs.insert(
+                id,
+                Known {
+                    no,
+                    state,
+                    last_seq,
+                    record,
+                },
+            );
         }
+        Ok(self.runs.last())
     }
 
     fn number_of(&mut self, id: RunId) -> Result<i64, Refused> {
@@ -380,7 +423,7 @@ impl<'db> Tables<'db> {
         }
         let sql = "DELETE FROM run WHERE no = ?1";
         self.db.prepare_cached(sql)?.execute([no])?;
-        self.runs.remove(&id);
+        self.runs.remove(id);
         Ok(())
     }
 
