@@ -33,14 +33,14 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-struct Cluster {
+pub(crate) struct Cluster {
     rows: Rows,
     calls: Calls,
 }
 
 impl Cluster {
     /// Returns a cluster in memory, and one on the server that the environment names.
-    async fn each(test: &str) -> Vec<Self> {
+    pub(crate) async fn each(test: &str) -> Vec<Self> {
         let memory = MemoryCluster::new(Arc::new(SystemClock::new()), TTL);
         let mut all = vec![Rows::Memory(memory)];
         match variable("WINDLASS_TEST_POSTGRES") {
@@ -70,7 +70,7 @@ impl Cluster {
         }
     }
 
-    async fn store(&self, name: &str) -> Arc<dyn RunStore> {
+    pub(crate) async fn store(&self, name: &str) -> Arc<dyn RunStore> {
         match &self.rows {
             Rows::Memory(rows) => Arc::new(rows.host(name)),
             Rows::Postgres(options) => {

@@ -6,5 +6,6 @@ mod held;
 mod hosts;
 mod kills;
 mod kit;
+mod results;
 mod stores;
 mod wobbly;

@@ -46,6 +46,11 @@ impl Wobbly {
         (mixed ^ (mixed >> 31)) % n
     }
 
+    /// Fails whatever comes next, until it is opened anew.
+    pub(crate) fn break_now(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
     fn down(&self) -> Result<(), StoreError> {
         if self.broken.load(Ordering::Acquire) {
             return Err(StoreError::fatal("the disk is gone"));

@@ -59,7 +59,7 @@ pub use run_store::{
     OutboxState, RerunOf, Resolution, RootFailure, RunQuery, RunRecord, RunSnapshot, RunStore,
     StepRecord, StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
 };
-pub use sharing::{HostRecord, Lease, Shard, ShardSet, Sharing};
+pub use sharing::{Claim, HostRecord, Lease, Shard, ShardSet, Sharing};
 pub use signal::{Approval, MOST_GIVEN, Signal, SignalId, SignalRecord, StartSignal};
 pub use spec::{
     Action, ApproveSpec, CatchUp, ChildSpec, Conditions, CopySpec, Edge, InputSource, Isolation,

@@ -6,6 +6,7 @@
 //!
 //! [`Verdict::Fenced`]: crate::run_store::Verdict::Fenced
 
+use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::RunId;
 use crate::run_store::StoreError;
+use crate::storage::Digest;
 use crate::time::Timestamp;
 
 /// A part of all runs that one host has at a time.
@@ -220,6 +222,37 @@ impl HostRecord {
     }
 }
 
+/// A right that one host has at a time, until it is dropped or its host is gone: see [`Sharing::claim`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use windlass_core::Claim;
+/// let right = Arc::new(());
+/// let claim = Claim::new(Arc::clone(&right));
+/// assert_eq!(Arc::strong_count(&right), 2);
+/// drop(claim);
+/// assert_eq!(Arc::strong_count(&right), 1);
+/// ```
+pub struct Claim {
+    _held: Box<dyn Any + Send>,
+}
+
+impl Claim {
+    /// Returns a right that ends when `held` is dropped.
+    #[must_use]
+    pub fn new(held: impl Any + Send) -> Self {
+        Self {
+            _held: Box::new(held),
+        }
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Claim")
+    }
+}
+
 /// What a store for several hosts can do beside [`RunStore`](crate::RunStore).
 ///
 /// The store object stands for one host, under a random boot id that it made when it was opened,
@@ -254,6 +287,17 @@ pub trait Sharing: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// May be dropped; what came in between is told at the next call.
     async fn woken(&self);
+
+    /// Claims the right to compute a result, by the key under which it is kept; `None` while another host has
+    /// it. A host may have it more than once, and has it until it dropped the last one. It is free soon after,
+    /// and soon after its host died.
+    ///
+    /// It keeps work from being done twice and nothing else hangs on it: a host that is cut off from the store
+    /// for a while loses it without being told.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError>;
 
     /// Returns the hosts that are known, the latest seen first; those that are gone for a day may be
     /// left out.

@@ -353,6 +353,8 @@ pub enum WaitReason {
         /// The run that computes it, `None` while it is looked for.
         run: Option<crate::RunId>,
     },
+    /// Another host of the store computes its result.
+    ComputedElsewhere,
     /// A person must say how its last attempt ended.
     Resolution,
     /// Nobody has given the run this signal yet.
@@ -413,6 +415,9 @@ impl fmt::Display for WaitReason {
             Self::Cache { run: None } => f.write_str("its kept result is being looked for"),
             Self::Cache { run: Some(run) } => {
                 write!(f, "waits for run {run}, which computes the same result")
+            }
+            Self::ComputedElsewhere => {
+                f.write_str("waits for another host, which computes the same result")
             }
             Self::Signal { name } => write!(f, "waits for the signal {name}"),
             Self::Approval { message, by } => {

@@ -9,12 +9,15 @@
 mod code;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use windlass_core::{
     Action, Artifact, CacheEntry, CacheFound, CacheNote, CacheParts, CachePolicy, CacheQuery,
-    Digest, DigestWriter, FencingToken, LogicalName, RunId, RunSpec, Slot, SoftwareSpec,
-    StepOutput, Storage, StorageExt, StorageUri, Storages, Timestamp, error_chain, templates,
+    Claim, ClockExt, Digest, DigestWriter, FencingToken, LogicalName, RunId, RunSpec, Slot,
+    SoftwareSpec, StepOutput, Storage, StorageExt, StorageUri, Storages, Timestamp, error_chain,
+    templates,
 };
 
 use crate::bound::{Kind, fill, item_of};
@@ -22,6 +25,17 @@ use crate::decide::Input;
 use crate::driver::{Active, Message};
 use crate::engine::Core;
 use crate::jobs::{Source, code_path, sources};
+
+/// Between two questions whether another host still computes a result.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A computation, as those who work for it see it.
+#[derive(Debug)]
+pub(crate) struct Aloft {
+    pub(crate) number: u64,
+    /// Another host is at it.
+    pub(crate) elsewhere: AtomicBool,
+}
 
 /// A look for a kept result, with all of its key that needs no reading.
 #[derive(Debug)]
@@ -41,6 +55,19 @@ pub(crate) struct Lookup {
 pub(crate) struct Looked {
     pub(crate) note: Arc<CacheNote>,
     pub(crate) output: Option<Arc<StepOutput>>,
+    /// To look once more with, where nothing was found.
+    pub(crate) lookup: Option<Box<Lookup>>,
+    /// What it was looked for under.
+    pub(crate) leave: Option<Leave>,
+}
+
+/// What a run has while it computes a result that others may miss, too.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    /// The number of its flight.
+    pub(crate) flight: u64,
+    /// The right of this host, where others share the store.
+    pub(crate) claim: Option<Claim>,
 }
 
 impl Looked {
@@ -51,6 +78,8 @@ impl Looked {
         Self {
             note: Arc::new(note),
             output: None,
+            lookup: None,
+            leave: None,
         }
     }
 
@@ -193,13 +222,27 @@ impl Lookup {
         if let Err(why) = self.read(&core.storages).await {
             return Looked::unknown(why);
         }
-        match self.look(core).await {
-            Ok((found, output)) => Looked {
-                note: Arc::new(CacheNote::new(self.parts, self.line, found)),
-                output,
-            },
-            Err(why) => Looked::unknown(why),
+        self.look(core).await
+    }
+
+    /// Looks by the key that is known by now.
+    async fn look(self, core: &Core) -> Looked {
+        let (found, output) = match self.found(core).await {
+            Ok(found) => found,
+            Err(why) => return Looked::unknown(why),
+        };
+        let missed = !matches!(found, CacheFound::Hit { .. } | CacheFound::NotAsked);
+        let note = CacheNote::new(self.parts.clone(), self.line.clone(), found);
+        Looked {
+            note: Arc::new(note),
+            output,
+            lookup: missed.then(|| Box::new(self)),
+            leave: None,
         }
+    }
+
+    pub(crate) fn key(&self) -> Digest {
+        self.parts.key()
     }
 
     async fn read(&mut self, storages: &Storages) -> Result<(), String> {
@@ -225,7 +268,7 @@ impl Lookup {
         Ok(())
     }
 
-    async fn look(&self, core: &Core) -> Result<(CacheFound, Option<Arc<StepOutput>>), String> {
+    async fn found(&self, core: &Core) -> Result<(CacheFound, Option<Arc<StepOutput>>), String> {
         let store = core.store.as_ref().ok_or("the engine has no store")?;
         if self.anew {
             return Ok((CacheFound::NotAsked, None));
@@ -268,6 +311,44 @@ pub(crate) async fn look(
     tell(run, slot, looked, inbox).await;
 }
 
+/// Looks once more, now that nobody else in this engine computes it: once no other host does, either.
+pub(crate) async fn look_again(
+    core: Arc<Core>,
+    lookup: Lookup,
+    flight: Arc<Aloft>,
+    (run, slot): (RunId, Slot),
+    inbox: tokio::sync::mpsc::Sender<Message>,
+) {
+    let claim = claim(&core, &lookup.key(), &flight).await;
+    let mut looked = lookup.look(&core).await;
+    looked.leave = Some(Leave {
+        flight: flight.number,
+        claim,
+    });
+    tell(run, slot, looked, inbox).await;
+}
+
+/// Waits until this host has the right to compute a result; `None` where nobody can tell.
+pub(crate) async fn claim(core: &Core, key: &Digest, flight: &Aloft) -> Option<Claim> {
+    let sharing = core.store.as_ref()?.sharing()?;
+    loop {
+        match sharing.claim(key).await {
+            Ok(Some(claim)) => return Some(claim),
+            Ok(None) => flight.elsewhere.store(true, Ordering::Relaxed),
+            // The cache never holds up a step.
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::debug!(
+                    error,
+                    "nobody can tell whether another host computes a result"
+                );
+                return None;
+            }
+        }
+        core.clock.sleep(PATIENCE).await;
+    }
+}
+
 /// Tells the driver what a look came to.
 pub(crate) async fn tell(
     run: RunId,
@@ -279,7 +360,7 @@ pub(crate) async fn tell(
     inbox.send(Message::Looked(run, slot, looked)).await.ok();
 }
 
-fn is_older(entry: &CacheEntry, age: std::time::Duration, now: Timestamp) -> bool {
+fn is_older(entry: &CacheEntry, age: Duration, now: Timestamp) -> bool {
     entry.created_at.after(age) < now
 }
 

@@ -32,14 +32,14 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
 use windlass_core::{
-    AttemptNo, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, MEMORY, Pipeline,
-    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri,
-    TimeoutKind, Timestamp,
+    AttemptNo, CancelTrigger, Claim, Digest, FencingToken, JobHandle, LogicalName, MEMORY,
+    Pipeline, PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot,
+    StorageUri, TimeoutKind, Timestamp,
 };
 
 use crate::admission::Admission;
 use crate::bound::Bound;
-use crate::cache::Looked;
+use crate::cache::{Leave, Looked};
 use crate::decide::{Command, Decision, Event, Input};
 use crate::engine::{Core, RunSummary};
 use crate::executor::{Executor, Work};
@@ -78,6 +78,8 @@ pub(crate) enum Message {
     Signals(Vec<Seen>, oneshot::Sender<()>),
     /// What a look for a kept result came to.
     Looked(RunId, Slot, Looked),
+    /// The right to compute a result that is being computed, for the flight of that number.
+    Claimed(Digest, Leave),
     /// Why steps don't run.
     Explain(RunId, oneshot::Sender<Vec<Explained>>),
     /// How far a run is, if it is live here.
@@ -159,6 +161,8 @@ pub(crate) struct Gate {
     pub(crate) told: Vec<oneshot::Sender<()>>,
     /// What came from outside and was judged, until that is in.
     pub(crate) inputs: Vec<Taken>,
+    /// Rights to compute results that nobody computes here any more; other hosts may have them when those are in.
+    pub(crate) claims: Vec<Claim>,
     /// Jobs whose end is in, so that their targets may forget them.
     pub(crate) released: Vec<(LogicalName, JobHandle)>,
 }
@@ -396,6 +400,7 @@ impl Driver {
             Message::PlanRerun(request, reply) => drop(reply.send(self.plan_rerun(&request))),
             Message::Signals(signals, reply) => self.take_signals(signals, reply),
             Message::Looked(run, slot, looked) => self.looked(run, slot, looked),
+            Message::Claimed(key, leave) => self.flights.claimed(&key, leave),
             Message::Explain(run, reply) => drop(reply.send(self.explain(run))),
             Message::Look(run, reply) => drop(reply.send(self.look(run).map(Box::new))),
             Message::Submitted {
@@ -657,6 +662,7 @@ impl Gate {
             && self.events.is_empty()
             && self.outbox.is_empty()
             && self.seals.is_empty()
+            && self.claims.is_empty()
             && self.started.is_empty()
             && self.told.is_empty()
             && self.released.is_empty()

@@ -12,6 +12,7 @@
 //! This store doesn't make databases, roles or backups, needs connections that keep their session (a
 //! pooler must not share one between transactions), and never deletes a run by itself.
 
+mod claims;
 mod columns;
 mod connect;
 mod error;

@@ -98,6 +98,9 @@ impl Driver {
             self.admission.adopt((run, attempt.slot), need);
         }
         self.runs.insert(run, active);
+        for attempt in &open {
+            self.lead_again(run, attempt.slot);
+        }
         // Before anything goes on that they may stop.
         for signal in signals {
             self.take_signal(signal);

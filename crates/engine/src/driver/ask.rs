@@ -284,9 +284,9 @@ impl Driver {
             }),
             (StepState::Unknown, _) => Some(WaitReason::Resolution),
             (StepState::Waiting, Stage::Signal) => awaited(active, slot),
-            (StepState::Waiting, Stage::Looking) => Some(WaitReason::Cache {
-                run: self.computed_by(active.record.id, slot),
-            }),
+            (StepState::Waiting, Stage::Looking) => {
+                Some(self.flights.reason((active.record.id, slot)))
+            }
             (StepState::Waiting, _) => self.admission.explain((active.record.id, slot)),
             (StepState::Running, _) => self.reason_of_running(active, slot),
             _ => None,

@@ -1,53 +1,102 @@
 //! Looks for kept results, and one computation at a time of a result that several runs miss.
 //!
-//! Who misses a result first computes it; others that miss it meanwhile wait, and look again when that one
-//! has its end, or gets no further: it was paused, waits to be tried again, or for a person. Waiting holds
-//! no room, so nobody waits for a waiter. It counts in this engine only: on a store that hosts share, two
-//! hosts may compute the same result, and the later one is kept.
+//! Who misses a result takes the lead of its flight and looks once more, since somebody may have computed it
+//! between; if it is still missed, the leader computes it. Others that miss it meanwhile wait, and look again
+//! when the leader has its end, or gets no further: it was paused, waits to be tried again, or for a person.
+//! Waiting holds no room, so nobody waits for a waiter.
+//!
+//! On a store that hosts share, a leader looks once more when its host has claimed the result, and the claim is
+//! given back when what the leader left is in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use windlass_core::{CacheFound, Digest, RunId, RunState as RunPhase, Slot, StepState};
+use tokio::task::AbortHandle;
+use windlass_core::{
+    CacheFound, Claim, Digest, RunId, RunState as RunPhase, Slot, StepState, WaitReason,
+};
 
-use super::{Active, Driver};
-use crate::cache::{self, Looked, Lookup};
+use super::{Active, Driver, Message};
+use crate::bound::Kind;
+use crate::cache::{self, Aloft, Leave, Looked, Lookup};
 use crate::decide::Command;
 use crate::state::Stage;
 
-/// Results that are being computed.
+/// A slot of a run.
+type Who = (RunId, Slot);
+
+/// Results that are being computed, or looked for once more before.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     /// In an order that a seed repeats.
     by_key: BTreeMap<Digest, Flight>,
+    /// How many there were.
+    count: u64,
 }
 
 #[derive(Debug)]
 struct Flight {
-    leader: (RunId, Slot),
-    waiting: Vec<(RunId, Slot)>,
+    leader: Who,
+    aloft: Arc<Aloft>,
+    waiting: Vec<Who>,
+    claim: Option<Claim>,
+    /// What is under way for it, and of no use without it.
+    task: Option<AbortHandle>,
+}
+
+impl Flight {
+    /// Does this for it from now on, instead of what was under way.
+    fn goes_on_with(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        let before = self.task.replace(tokio::spawn(work).abort_handle());
+        before.inspect(AbortHandle::abort);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.task.take().inspect(AbortHandle::abort);
+    }
 }
 
 impl Flights {
-    /// Returns the run that computes what a slot waits for.
-    fn leader_of(&self, who: (RunId, Slot)) -> Option<RunId> {
+    /// Returns why a slot that looks for a result has none yet.
+    pub(super) fn reason(&self, who: Who) -> WaitReason {
         let mut flights = self.by_key.values();
-        let flight = flights.find(|f| f.waiting.contains(&who));
-        flight.map(|f| f.leader.0)
+        match flights.find(|f| f.leader == who || f.waiting.contains(&who)) {
+            Some(f) if f.aloft.elsewhere.load(Ordering::Relaxed) => WaitReason::ComputedElsewhere,
+            Some(f) if f.leader != who => WaitReason::Cache {
+                run: Some(f.leader.0),
+            },
+            _ => WaitReason::Cache { run: None },
+        }
     }
 
-    /// Joins a computation, if somebody else is at it; else it is this one's from now on.
-    fn join(&mut self, key: Digest, who: (RunId, Slot)) -> bool {
-        let flight = self.by_key.entry(key).or_insert(Flight {
-            leader: who,
-            waiting: Vec::new(),
-        });
-        if flight.leader == who {
-            return false;
+    /// Returns the flight of a key, which is led by that slot if there was none.
+    fn of(&mut self, key: Digest, who: Who) -> &mut Flight {
+        let count = &mut self.count;
+        self.by_key.entry(key).or_insert_with(|| {
+            *count += 1;
+            Flight {
+                leader: who,
+                aloft: Arc::new(Aloft {
+                    number: *count,
+                    elsewhere: AtomicBool::new(false),
+                }),
+                waiting: Vec::new(),
+                claim: None,
+                task: None,
+            }
+        })
+    }
+
+    /// Keeps what a flight was given, if it isn't over.
+    pub(super) fn claimed(&mut self, key: &Digest, leave: Leave) {
+        let flight = self.by_key.get_mut(key);
+        if let Some(flight) = flight.filter(|f| f.aloft.number == leave.flight) {
+            flight.aloft.elsewhere.store(false, Ordering::Relaxed);
+            flight.claim = leave.claim;
         }
-        if !flight.waiting.contains(&who) {
-            flight.waiting.push(who);
-        }
-        true
     }
 }
 
@@ -57,7 +106,7 @@ impl Driver {
         let Some(active) = self.runs.get(&run).filter(|a| is_looking(a, slot)) else {
             return;
         };
-        let (core, inbox) = (std::sync::Arc::clone(&self.core), self.own_inbox.clone());
+        let (core, inbox) = (Arc::clone(&self.core), self.own_inbox.clone());
         match Lookup::prepare(&self.core, active, slot) {
             Ok(lookup) => drop(tokio::spawn(cache::look(core, lookup, run, slot, inbox))),
             Err(why) => {
@@ -67,21 +116,61 @@ impl Driver {
         }
     }
 
-    /// The look is over: serves what was found, or lets one of those that miss it compute it.
-    pub(super) fn looked(&mut self, run: RunId, slot: Slot, looked: Looked) {
+    /// A look is over: serves what was found, or lets one of those that miss it compute it.
+    pub(super) fn looked(&mut self, run: RunId, slot: Slot, mut looked: Looked) {
         let waits = self.runs.get(&run).is_some_and(|a| is_looking(a, slot));
         if !waits {
             return;
         }
-        let missed = !matches!(
-            looked.note.found,
-            CacheFound::Hit { .. } | CacheFound::NotAsked
-        );
-        let key = looked.note.key().filter(|_| missed);
-        if key.is_some_and(|key| self.flights.join(key, (run, slot))) {
+        let Some(lookup) = looked.lookup.take() else {
+            return self.apply(run, looked.into_input(slot));
+        };
+        let (key, who) = (lookup.key(), (run, slot));
+        let flight = self.flights.of(key, who);
+        if flight.leader != who {
+            if !flight.waiting.contains(&who) {
+                flight.waiting.push(who);
+            }
             return;
         }
-        self.apply(run, looked.into_input(slot));
+        match looked.leave.take() {
+            Some(leave) if leave.flight == flight.aloft.number => {
+                self.flights.claimed(&key, leave);
+                self.apply(run, looked.into_input(slot));
+            }
+            _ => {
+                let (core, inbox) = (Arc::clone(&self.core), self.own_inbox.clone());
+                let aloft = Arc::clone(&flight.aloft);
+                flight.goes_on_with(cache::look_again(core, *lookup, aloft, who, inbox));
+            }
+        }
+    }
+
+    /// Takes the lead again of what an attempt computes that an engine before, or this one before its store
+    /// failed, launched.
+    pub(super) fn lead_again(&mut self, run: RunId, slot: Slot) {
+        let Some(key) = self.runs.get(&run).and_then(|a| missed(a, slot)) else {
+            return;
+        };
+        let flight = self.flights.of(key, (run, slot));
+        let shared = self
+            .core
+            .store
+            .as_ref()
+            .is_some_and(|s| s.sharing().is_some());
+        if !shared || flight.leader != (run, slot) {
+            return;
+        }
+        let (core, inbox) = (Arc::clone(&self.core), self.own_inbox.clone());
+        let aloft = Arc::clone(&flight.aloft);
+        let claim = async move {
+            let leave = Leave {
+                flight: aloft.number,
+                claim: cache::claim(&core, &key, &aloft).await,
+            };
+            inbox.send(Message::Claimed(key, leave)).await.ok();
+        };
+        flight.goes_on_with(claim);
     }
 
     /// Lets those look again that waited for a computation which is over, once what it left is in.
@@ -96,16 +185,21 @@ impl Driver {
         let flights = &mut self.flights.by_key;
         let over = flights.iter().filter(|(_, f)| !goes_on(f.leader));
         let over: Vec<Digest> = over.map(|(key, _)| *key).collect();
-        let waiting = over.iter().filter_map(|key| flights.remove(key));
-        for (run, slot) in waiting.flat_map(|flight| flight.waiting) {
-            self.gate.commands.push((run, Command::LookUp { slot }));
+        for mut flight in over.iter().filter_map(|key| flights.remove(key)) {
+            self.gate.claims.extend(flight.claim.take());
+            for (run, slot) in flight.waiting.drain(..) {
+                self.gate.commands.push((run, Command::LookUp { slot }));
+            }
         }
     }
+}
 
-    /// Returns the run that computes the result that a slot waits for.
-    pub(super) fn computed_by(&self, run: RunId, slot: Slot) -> Option<RunId> {
-        self.flights.leader_of((run, slot))
-    }
+/// Returns the key of a result that wasn't found for an attempt that runs.
+fn missed(active: &Active, slot: Slot) -> Option<Digest> {
+    let note = active.state.extras.get(&slot)?.cache.as_ref()?;
+    let asked = !matches!(note.found, CacheFound::NotAsked);
+    let runs = active.state.node(slot)?.state == StepState::Running;
+    note.key().filter(|_| asked && runs)
 }
 
 fn is_looking(active: &Active, slot: Slot) -> bool {
@@ -113,14 +207,19 @@ fn is_looking(active: &Active, slot: Slot) -> bool {
     node.is_some_and(|n| n.stage == Stage::Looking)
 }
 
-/// Returns whether a slot that missed its result is on its way to it.
+/// Returns whether a slot that missed its result is on its way to it, or looks once more.
 fn is_at_it(active: &Active, slot: Slot) -> bool {
     let Some(node) = active.state.node(slot) else {
         return false;
     };
     match node.state {
-        StepState::Running => true,
-        StepState::Waiting => node.stage == Stage::Queued && active.state.phase != RunPhase::Paused,
+        // Without its code it waits for another host.
+        StepState::Running => active.bound.kind(slot.step) != Kind::Missing,
+        StepState::Waiting => match node.stage {
+            Stage::Looking => true,
+            Stage::Queued => active.state.phase != RunPhase::Paused,
+            _ => false,
+        },
         _ => false,
     }
 }

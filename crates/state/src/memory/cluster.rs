@@ -13,8 +13,8 @@ use windlass_core::run_store::{
     StoreError, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
-    CacheEntry, CacheQuery, Clock, Digest, EffectKind, HostRecord, Lease, RunId, RunKey, Shard,
-    ShardSet, Sharing, SignalId, SignalRecord, Timestamp,
+    CacheEntry, CacheQuery, Claim, Clock, Digest, EffectKind, HostRecord, Lease, RunId, RunKey,
+    Shard, ShardSet, Sharing, SignalId, SignalRecord, Timestamp,
 };
 
 use super::MemoryStore;
@@ -39,6 +39,8 @@ struct Guest {
 struct Tenures {
     shards: Vec<Tenure>,
     guests: BTreeMap<String, Guest>,
+    /// Who has a claim, and how often.
+    claims: BTreeMap<Digest, (String, usize)>,
 }
 
 impl Tenures {
@@ -102,6 +104,7 @@ impl MemoryCluster {
             tenures: Mutex::new(Tenures {
                 shards: vec![Tenure::default(); usize::from(Shard::COUNT)],
                 guests: BTreeMap::new(),
+                claims: BTreeMap::new(),
             }),
             clock,
             ttl,
@@ -137,6 +140,25 @@ pub struct MemoryHost {
     /// The epochs under which it was given its shards.
     epochs: Mutex<BTreeMap<Shard, u64>>,
     bell: Arc<Notify>,
+}
+
+/// A claim of a host that lives.
+#[derive(Debug)]
+struct Claimed {
+    shared: Arc<Shared>,
+    key: Digest,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        let mut tenures = self.shared.tenures();
+        if let Some((_, times)) = tenures.claims.get_mut(&self.key) {
+            *times -= 1;
+            if *times == 0 {
+                tenures.claims.remove(&self.key);
+            }
+        }
+    }
 }
 
 impl fmt::Debug for MemoryHost {
@@ -266,6 +288,20 @@ impl Sharing for MemoryHost {
         }
         tenures.ring();
         Ok(())
+    }
+
+    async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError> {
+        let mut tenures = self.shared.tenures();
+        let of = tenures.claims.entry(*key);
+        let (host, times) = of.or_insert_with(|| (self.boot.clone(), 0));
+        if *host != self.boot {
+            return Ok(None);
+        }
+        *times += 1;
+        Ok(Some(Claim::new(Claimed {
+            shared: Arc::clone(&self.shared),
+            key: *key,
+        })))
     }
 
     async fn woken(&self) {

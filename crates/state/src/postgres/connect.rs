@@ -44,6 +44,7 @@ pub(super) enum Purpose {
     Write,
     Lease,
     Listen,
+    Claim,
     Migrate,
 }
 
@@ -54,6 +55,7 @@ impl Purpose {
             Self::Write => "windlass write",
             Self::Lease => "windlass lease",
             Self::Listen => "windlass listen",
+            Self::Claim => "windlass claim",
             Self::Migrate => "windlass migrate",
         }
     }

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_postgres::types::ToSql;
 use windlass_core::run_store::StoreError;
-use windlass_core::{HostRecord, Lease, Shard, ShardSet, Sharing};
+use windlass_core::{Claim, Digest, HostRecord, Lease, Shard, ShardSet, Sharing};
 
+use super::claims::Claims;
 use super::connect::{Connection, Purpose, Server, open};
 use super::error::failed;
 use super::listen::Listener;
@@ -102,6 +103,7 @@ pub(super) struct Share {
     connection: AsyncMutex<Option<Connection>>,
     pool: std::sync::Arc<Pool>,
     listener: Listener,
+    claims: Claims,
 }
 
 impl Share {
@@ -113,6 +115,7 @@ impl Share {
     ) -> Self {
         let name = options.host_name.clone().unwrap_or_else(host_name);
         let listener = Listener::new(server.clone(), options.clone(), host.clone());
+        let claims = Claims::new(server.clone(), options.clone());
         Self {
             host,
             held: std::sync::Arc::new(Held::none()),
@@ -122,6 +125,7 @@ impl Share {
             connection: AsyncMutex::new(None),
             pool,
             listener,
+            claims,
         }
     }
 
@@ -221,6 +225,10 @@ impl Sharing for Share {
 
     async fn woken(&self) {
         self.listener.woken().await;
+    }
+
+    async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError> {
+        self.claims.claim(key).await
     }
 
     async fn hosts(&self) -> Result<Vec<HostRecord>, StoreError> {

@@ -5,6 +5,7 @@
 //!
 //! It doesn't cut connections or stop servers: that is for each store's own tests.
 
+mod claims;
 mod fences;
 mod fixtures;
 mod leases;
@@ -158,6 +159,12 @@ where
             an_entry_of_another_host_is_not_changed,
             the_outbox_is_that_of_the_shards_that_are_held,
             signals_need_no_shard,
+        }
+        claims {
+            a_claim_is_one_hosts_at_a_time,
+            a_host_may_have_a_claim_more_than_once,
+            claims_of_other_keys_are_free,
+            a_claim_of_a_host_that_is_gone_is_free,
         }
         news {
             a_signal_wakes_the_other_host,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use windlass_core::run_store::{StoreError, Transition};
-use windlass_core::{HostRecord, Lease, Shard, ShardSet, Sharing, Timestamp};
+use windlass_core::{Claim, Digest, HostRecord, Lease, Shard, ShardSet, Sharing, Timestamp};
 
+use super::line::Line;
 use super::store::ModelStore;
 use super::world::{HostNo, State};
 
@@ -36,6 +37,8 @@ struct Guest {
 pub(super) struct Leases {
     shards: Vec<Tenure>,
     guests: BTreeMap<HostNo, Guest>,
+    /// Who has a claim, and how often.
+    claims: BTreeMap<Digest, (HostNo, usize)>,
 }
 
 impl Default for Leases {
@@ -43,6 +46,7 @@ impl Default for Leases {
         Self {
             shards: vec![Tenure::default(); usize::from(Shard::COUNT)],
             guests: BTreeMap::new(),
+            claims: BTreeMap::new(),
         }
     }
 }
@@ -96,6 +100,29 @@ impl Leases {
         Lease::new(mine, taken, mine.len().saturating_sub(share), TTL)
     }
 
+    fn claim(&mut self, host: HostNo, key: Digest) -> bool {
+        let (of, times) = self.claims.entry(key).or_insert((host, 0));
+        let has = *of == host;
+        *times += usize::from(has);
+        has
+    }
+
+    fn give_back(&mut self, host: HostNo, key: Digest) {
+        if let Some((of, times)) = self.claims.get_mut(&key)
+            && *of == host
+        {
+            *times -= 1;
+            if *times == 0 {
+                self.claims.remove(&key);
+            }
+        }
+    }
+
+    /// A host that is gone, or cut off, has no claim.
+    pub(super) fn lose_claims(&mut self, host: HostNo) {
+        self.claims.retain(|_, (of, _)| *of != host);
+    }
+
     fn hand_over(&mut self, host: HostNo) {
         for shard in self.held(host).iter() {
             self.shards[usize::from(shard.number())].holder = None;
@@ -120,6 +147,21 @@ impl State {
     pub(super) fn held(&self, host: HostNo) -> ShardSet {
         let leases = self.books.leases.as_ref();
         leases.map_or(ShardSet::ALL, |l| l.held(host))
+    }
+}
+
+/// A claim, until it is dropped.
+struct Claimed {
+    line: Line,
+    key: Digest,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        let host = self.line.host();
+        if let Some(leases) = &mut self.line.lock().books.leases {
+            leases.give_back(host, self.key);
+        }
     }
 }
 
@@ -165,6 +207,25 @@ impl Sharing for ModelStore {
     async fn woken(&self) {
         // Hosts look from time to time by themselves.
         std::future::pending().await
+    }
+
+    async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError> {
+        let host = self.line.host();
+        let has = self
+            .look(|s| {
+                let leases = s.books.leases.as_mut()?;
+                let has = leases.claim(host, *key);
+                s.count(if has { "claims" } else { "claims of others" });
+                Some(has)
+            })
+            .await?;
+        let has = has.ok_or_else(|| StoreError::incompatible("this store is one host's alone"))?;
+        Ok(has.then(|| {
+            Claim::new(Claimed {
+                line: self.line.clone(),
+                key: *key,
+            })
+        }))
     }
 
     async fn hosts(&self) -> Result<Vec<HostRecord>, StoreError> {

@@ -140,6 +140,9 @@ impl State {
             self.books.limbo.remove(&host);
         }
         self.settle(host);
+        if let Some(leases) = &mut self.books.leases {
+            leases.lose_claims(host);
+        }
     }
 
     /// Takes back what no sync made safe, from the end, as a power cut does.
