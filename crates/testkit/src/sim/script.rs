@@ -355,6 +355,10 @@ impl Scene {
                 WaitReason::Cache { run: Some(run) } => {
                     endless && open.iter().any(|(other, _)| other == run)
                 }
+                WaitReason::ComputedElsewhere => {
+                    let mut others = open.iter().filter(|(other, _)| other != id);
+                    others.any(|(other, _)| state.has_endless_job(*other))
+                }
                 _ => false,
             };
             let follows = |r: &WaitReason| matches!(r, WaitReason::Predecessors { .. });
