@@ -13,6 +13,7 @@ mod ids;
 mod nearest;
 mod params;
 mod pipeline;
+mod pools;
 mod resources;
 mod retry;
 pub mod run_store;
@@ -52,6 +53,7 @@ pub use params::{ParamProblem, resolve_params};
 pub use pipeline::{
     Implementations, Inputs, InvalidPipeline, Pipeline, PipelineBuilder, StepRef, TxImplementations,
 };
+pub use pools::{BadPool, PoolTree};
 pub use resources::{CPU, DISK, Excess, GPU, MEMORY, Quota, Resources, format_amount};
 pub use retry::{Backoff, ClassRetry, InvertedDelays, RetryPolicy, Timeouts};
 pub use run_store::{

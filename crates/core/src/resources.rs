@@ -191,6 +191,8 @@ impl fmt::Display for Resources {
 pub struct Quota {
     pool: LogicalName,
     limit: Resources,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    within: Option<LogicalName>,
 }
 
 impl Quota {
@@ -202,7 +204,21 @@ impl Quota {
         Ok(Self {
             pool: LogicalName::new(pool)?,
             limit,
+            within: None,
         })
+    }
+
+    /// Puts the pool into another one: a step of it needs room in both, and in those around that one.
+    #[must_use]
+    pub fn within(mut self, pool: LogicalName) -> Self {
+        self.within = Some(pool);
+        self
+    }
+
+    /// Returns the pool that it lies within.
+    #[must_use]
+    pub const fn outer(&self) -> Option<&LogicalName> {
+        self.within.as_ref()
     }
 
     /// Returns the name of the pool.

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use windlass_core::run_store::{RunQuery, RunStore, StoreError};
 use windlass_core::{
     CancelSignal, CancelTrigger, Checks, Clock, ComputeTarget, Expressions, IdSource,
-    Implementations, LiteralsOnly, LogicalName, Notifier, Quota, Reactor, Resources, RunId,
-    ShardSet, SignalRecord, Step, Storage, Storages, TxImplementations, TxStep, WaitReason,
+    Implementations, LiteralsOnly, LogicalName, Notifier, PoolTree, Quota, Reactor, Resources,
+    RunId, ShardSet, SignalRecord, Step, Storage, Storages, TxImplementations, TxStep, WaitReason,
 };
 
 use crate::Error;
@@ -38,8 +38,9 @@ pub(crate) fn known<'a>(
     let mut checks = Checks::new(expressions);
     checks.targets = Some(targets);
     checks.default_target.clone_from(&settings.default_target);
-    let pools = quotas.iter().map(|q| (q.pool().clone(), q.limit().clone()));
-    checks.pools = Some(pools.collect());
+    // Pools that can't be are refused when the engine is built.
+    let pools = PoolTree::new(quotas).unwrap_or_default();
+    checks.pools = Some(pools.limits().clone());
     checks.storages = Some(storages.keys().cloned().collect());
     checks.notifiers = Some(notifiers.keys().cloned().collect());
     checks
@@ -207,7 +208,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Limits a pool.
+    /// Limits a pool; [`Quota::within`] puts it into another one.
     #[must_use]
     pub fn with_quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
@@ -438,6 +439,7 @@ impl EngineBuilder {
                 quota.pool()
             )));
         }
+        let pools = PoolTree::new(&self.quotas).map_err(|e| Error::invalid(e.to_string()))?;
         let shared = self.store.as_ref().and_then(|s| s.sharing());
         let host = match shared {
             Some(sharing) => sharing.host().to_owned(),
@@ -466,6 +468,7 @@ impl EngineBuilder {
             steps: self.steps,
             tx_steps: self.tx_steps,
             quotas: self.quotas,
+            pools,
             weights: self.weights,
             secrets: self.secrets,
             no_outputs: Arc::new([]),

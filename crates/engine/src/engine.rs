@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use windlass_core::run_store::{EventRecord, RunRecord, RunStore};
 use windlass_core::{
     AttemptNo, CancelSignal, CancelTrigger, Checks, Clock, ClockExt, Expressions, IdSource,
-    Implementations, LogicalName, Notifier, Pipeline, PipelineName, Quota, Resources, RunId,
-    RunKey, RunState, Secret, Slot, StepName, StepOutput, Storage, Storages, Timestamp,
+    Implementations, LogicalName, Notifier, Pipeline, PipelineName, PoolTree, Quota, Resources,
+    RunId, RunKey, RunState, Secret, Slot, StepName, StepOutput, Storage, Storages, Timestamp,
     TxImplementations, error_chain,
 };
 
@@ -51,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) steps: Implementations,
     pub(crate) tx_steps: TxImplementations,
     pub(crate) quotas: Vec<Quota>,
+    pub(crate) pools: PoolTree,
     /// What the shares of owners of pipelines are divided by.
     pub(crate) weights: BTreeMap<String, NonZeroU32>,
     pub(crate) secrets: SecretLookup,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use windlass_core::{LogicalName, ObjectKey, Quota, Resources};
+use windlass_core::{LogicalName, ObjectKey, PoolTree, Quota, Resources};
 
 use crate::convert::Converter;
 use crate::diagnostic::{Problem, clip};
@@ -371,13 +371,28 @@ impl Converter<'_> {
     }
 
     fn quotas(&mut self, file: &EnvironmentFile) -> Vec<Quota> {
-        let mut quotas = Vec::new();
-        for (name, limit) in &file.pools {
+        let mut quotas: Vec<Quota> = Vec::new();
+        for (name, pool) in &file.pools {
             let at = format!("pools/{name}");
-            let limit = self.resources(&at, limit, Some("in a pool would be no limit at all"));
-            if self.logical(&at, name).is_some() {
-                quotas.extend(self.keep(&at, Quota::new(name, limit)));
+            let nothing = Some("in a pool would be no limit at all");
+            let limit = self.resources(&at, &pool.limit, nothing);
+            if self.logical(&at, name).is_none() {
+                continue;
             }
+            let outer = pool.within.as_ref();
+            let outer = outer.and_then(|outer| self.logical(&format!("{at}/within"), outer));
+            let quota = self.keep(&at, Quota::new(name, limit));
+            quotas.extend(quota.map(|q| outer.into_iter().fold(q, Quota::within)));
+        }
+        if let Err(bad) = PoolTree::new(&quotas) {
+            let at = format!("pools/{}/within", bad.pool);
+            let outer = file.pools.get(bad.pool.as_str());
+            let outer = outer.and_then(|p| p.within.as_deref()).unwrap_or_default();
+            let others = file.pools.keys().map(String::as_str);
+            let others = others.filter(|p| *p != bad.pool.as_str() && *p != outer);
+            let problem = Problem::at(self.root.find(&at), bad.to_string());
+            let none = "name another pool, or take the line away";
+            self.problems.push(problem.nearest(outer, others, none));
         }
         quotas
     }

@@ -187,17 +187,81 @@ impl<'de> Deserialize<'de> for ResourcesFile {
             ) -> Result<ResourcesFile, A::Error> {
                 let mut amounts = BTreeMap::new();
                 while let Some(name) = entries.next_key::<String>()? {
-                    let amount = match name.as_str() {
-                        CPU | GPU => entries.next_value::<Cores>()?.0,
-                        MEMORY | DISK => entries.next_value::<Bytes>()?.0,
-                        _ => entries.next_value::<Count>()?.0,
-                    };
+                    let amount = amount(&name, &mut entries)?;
                     amounts.insert(name, amount);
                 }
                 Ok(ResourcesFile { amounts })
             }
         }
         d.deserialize_map(Visitor)
+    }
+}
+
+/// Reads the amount behind a name.
+fn amount<'de, A: serde::de::MapAccess<'de>>(name: &str, entries: &mut A) -> Result<u64, A::Error> {
+    Ok(match name {
+        CPU | GPU => entries.next_value::<Cores>()?.0,
+        MEMORY | DISK => entries.next_value::<Bytes>()?.0,
+        _ => entries.next_value::<Count>()?.0,
+    })
+}
+
+/// How much a pool has, and the pool that it lies within.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PoolFile {
+    pub(crate) limit: ResourcesFile,
+    pub(crate) within: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for PoolFile {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = PoolFile;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of amounts, such as `{ cpu: 2, memory: 4GiB }`")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut entries: A,
+            ) -> Result<PoolFile, A::Error> {
+                let mut pool = PoolFile::default();
+                while let Some(name) = entries.next_key::<String>()? {
+                    if name == "within" {
+                        pool.within = Some(entries.next_value()?);
+                    } else {
+                        let amount = amount(&name, &mut entries)?;
+                        pool.limit.amounts.insert(name, amount);
+                    }
+                }
+                Ok(pool)
+            }
+        }
+        d.deserialize_map(Visitor)
+    }
+}
+
+impl JsonSchema for PoolFile {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Pool".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut schema = ResourcesFile::json_schema(generator);
+        let within = serde_json::json!({
+            "type": "string",
+            "description": "The pool that it lies within: a step needs room in both.",
+        });
+        if let Some(properties) = schema
+            .get_mut("properties")
+            .and_then(serde_json::Value::as_object_mut)
+        {
+            properties.insert("within".to_owned(), within);
+        }
+        schema.insert(
+            "description".to_owned(),
+            "How much it has, and the pool that it lies within".into(),
+        );
+        schema
     }
 }
 

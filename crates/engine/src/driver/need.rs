@@ -19,6 +19,10 @@ pub(super) fn need(
 ) -> Need {
     let step = active.bound.pipeline.step(slot.step);
     let mut pools: Vec<LogicalName> = step.policy.pool.iter().cloned().collect();
+    if let Some(pool) = &step.policy.pool {
+        // The pool itself is the first of them.
+        pools.extend(core.pools.path(pool).iter().skip(1).cloned());
+    }
     if matches!(step.action, Action::Run(_)) {
         let target = step.policy.target.as_ref();
         let target = target.or(core.settings.default_target.as_ref());

@@ -214,6 +214,63 @@ async fn a_quota_lets_one_step_in_and_says_what_the_other_waits_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_needs_room_in_its_pool_and_in_those_around_it() {
+    let (trigger, gate) = windlass_core::CancelSignal::new();
+    let mut p = Pipeline::builder("nested");
+    for (name, pool) in [("a", "churn"), ("b", "fraud"), ("c", "churn")] {
+        let gate = gate.clone();
+        let s = p.add(name, move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.cancelled().await;
+                Ok(())
+            }
+        });
+        p.configure(&s, |s| {
+            s.pool(LogicalName::new(pool).unwrap())
+                .request(Resources::new().cpu_cores(2))
+        });
+    }
+    let quota = |pool, cores, within: &[&str]| {
+        let quota = Quota::new(pool, Resources::new().cpu_cores(cores)).unwrap();
+        let outer = within.iter().map(|p| LogicalName::new(*p).unwrap());
+        outer.fold(quota, Quota::within)
+    };
+    let engine = Engine::in_memory()
+        .with_clock(Arc::new(PausedClock::new()))
+        .with_quota(quota("churn", 4, &["models"]))
+        .with_quota(quota("fraud", 4, &["models"]))
+        .with_quota(quota("models", 5, &["all"]))
+        .with_quota(quota("all", 8, &[]))
+        .build()
+        .await
+        .unwrap();
+    let run = start(&engine, p.build().unwrap()).await;
+    let waiting = run.explain().await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(
+        waiting[0].reason.to_string(),
+        "waits for cpu in pool models: asks 2, 4 of 5 in use"
+    );
+    let pools = engine.pools().await.unwrap();
+    let used = pools.iter().map(|p| (p.name.as_str(), p.used.get("cpu")));
+    let used: Vec<_> = used.collect();
+    let held = [
+        ("all", 4_000),
+        ("churn", 2_000),
+        ("fraud", 2_000),
+        ("models", 4_000),
+    ];
+    assert_eq!(used, held);
+    trigger.cancel();
+    assert_eq!(run.outcome().await.unwrap().state, RunState::Succeeded);
+    let lost = Engine::in_memory().with_quota(quota("a", 1, &["b"]));
+    let error = lost.build().await.unwrap_err();
+    assert_eq!(error.kind(), windlass_engine::ErrorKind::Invalid);
+    assert!(error.to_string().contains("no such pool"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_takes_its_time_and_no_worker() {
     let p = Pipeline::builder("wait").step(StepSpec::new(
         step("rest"),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{Bytes, Cores, ResourcesFile, Span};
+use super::{Bytes, Cores, PoolFile, Span};
 
 /// environments/NAME.yaml
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -45,7 +45,7 @@ pub(crate) struct EnvironmentFile {
     pub(crate) default_compute: Option<String>,
     /// Limits of pools.
     #[serde(default)]
-    pub(crate) pools: BTreeMap<String, ResourcesFile>,
+    pub(crate) pools: BTreeMap<String, PoolFile>,
     /// Notifiers by logical name.
     #[serde(default)]
     pub(crate) notifiers: BTreeMap<String, NotifierFile>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_core::{
     Action, CPU, Checks, ChildSpec, DISK, GPU, LogicalName, MEMORY, PipelineName, PipelineSpec,
-    Resources, SoftwareSpec, StepName, validate,
+    PoolTree, Resources, SoftwareSpec, StepName, validate,
 };
 
 use super::{Draft, Loader, Parsed};
@@ -71,6 +71,7 @@ impl Loader {
             |environment| checks_of(&language, environment),
         );
         checks.pipelines = Some(names.into_iter().collect());
+        let pools = environment.map(pools_of).unwrap_or_default();
         for (i, draft) in drafts.iter().enumerate() {
             let mut problems: Vec<(String, Problem)> = validate(&draft.spec, &checks)
                 .err()
@@ -85,7 +86,7 @@ impl Loader {
                 problems.extend(software(draft, environment));
             }
             problems.extend(children(draft, drafts));
-            problems.extend(held_for_children(draft, drafts));
+            problems.extend(held_for_children(draft, drafts, &pools));
             problems.extend(
                 drafts[..i]
                     .iter()
@@ -176,16 +177,16 @@ fn checks_of<'a>(language: &'a Jinja, environment: &EnvironmentSpec) -> Checks<'
     checks
         .default_target
         .clone_from(&environment.default_compute);
-    let quotas = environment.quotas.iter();
-    checks.pools = Some(
-        quotas
-            .map(|q| (q.pool().clone(), q.limit().clone()))
-            .collect(),
-    );
+    checks.pools = Some(pools_of(environment).limits().clone());
     checks.storages = Some(environment.storages.keys().cloned().collect());
     checks.notifiers = Some(environment.notifiers.keys().cloned().collect());
     checks.secrets = Some(environment.secrets.keys().cloned().collect());
     checks
+}
+
+/// Pools that can't be are told with the environment.
+fn pools_of(environment: &EnvironmentSpec) -> PoolTree {
+    PoolTree::new(&environment.quotas).unwrap_or_default()
 }
 
 /// A target without figures is as large as its machine, which is found out when it is opened.
@@ -401,13 +402,17 @@ fn children(draft: &Draft, drafts: &[Draft]) -> Vec<(String, Problem)> {
 
 /// Finds steps that hold room of a pool while the pipeline that they run needs room of it: each would
 /// wait for the other once the pool is full.
-fn held_for_children(draft: &Draft, drafts: &[Draft]) -> Vec<(String, Problem)> {
+fn held_for_children(draft: &Draft, drafts: &[Draft], pools: &PoolTree) -> Vec<(String, Problem)> {
     let mut problems = Vec::new();
     for (step, (at, action)) in draft.spec.all_steps().zip(steps(&draft.spec)) {
         let (Some(pool), Some(child)) = (&step.policy.pool, child_of(action)) else {
             continue;
         };
-        let Some((pipeline, needs)) = who_needs(pool, &child.pipeline, drafts) else {
+        let held = |other: &LogicalName| {
+            let around = pools.path(other);
+            other == pool || pools.path(pool).iter().any(|held| around.contains(held))
+        };
+        let Some((pipeline, needs)) = who_needs(held, &child.pipeline, drafts) else {
             continue;
         };
         let at = format!("{at}/pool");
@@ -421,9 +426,9 @@ fn held_for_children(draft: &Draft, drafts: &[Draft]) -> Vec<(String, Problem)> 
     problems
 }
 
-/// Returns a step that needs room of a pool, of a pipeline or of one that it runs.
+/// Returns a step that needs room of a pool that is held, of a pipeline or of one that it runs.
 fn who_needs<'a>(
-    pool: &LogicalName,
+    held: impl Fn(&LogicalName) -> bool,
     first: &'a PipelineName,
     drafts: &'a [Draft],
 ) -> Option<(&'a PipelineName, &'a StepName)> {
@@ -438,7 +443,7 @@ fn who_needs<'a>(
         for step in draft.spec.all_steps() {
             match child_of(&step.action) {
                 Some(child) => open.push(&child.pipeline),
-                None if step.policy.pool.as_ref() == Some(pool) => {
+                None if step.policy.pool.as_ref().is_some_and(&held) => {
                     return Some((&draft.spec.name, &step.name));
                 }
                 None => {}
