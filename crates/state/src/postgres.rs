@@ -14,6 +14,7 @@
 
 mod columns;
 mod connect;
+mod effect;
 mod error;
 mod lease;
 mod listen;
@@ -40,10 +41,11 @@ use windlass_core::run_store::{
 };
 use windlass_core::{
     CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, ShardSet, Sharing, SignalId,
-    SignalRecord, Timestamp,
+    SignalRecord, StoreEffect, Timestamp,
 };
 
 use self::connect::{Purpose, Server, check_server, open};
+pub use self::effect::{PostgresEffect, PostgresEffectError, PostgresEffectFuture, PostgresTx};
 use self::lease::Share;
 use self::migrate::Found;
 use self::pool::{Pool, Unread};
@@ -345,7 +347,7 @@ impl RunStore for PostgresStore {
     }
 
     fn effects(&self) -> Option<EffectKind> {
-        None
+        Some(PostgresEffect::KIND)
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
