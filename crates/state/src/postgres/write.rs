@@ -172,7 +172,7 @@ impl Writer {
         while !group.is_empty() {
             let transitions = group.iter().flat_map(|request| &request.batch);
             let with_effects = transitions.filter(|t| effect::is_in(t)).count();
-            let patience = PATIENCE + self.frame.patience(with_effects);
+            let patience = PATIENCE.saturating_add(self.frame.patience(with_effects));
             let last = tries + 1 >= TRIES;
             let written = in_time(patience, self.transaction(&group, last)).await;
             let error = match written.unwrap_or(Err(Rejected::Silent)) {

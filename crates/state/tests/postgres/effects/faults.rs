@@ -17,7 +17,7 @@ use crate::steps::{append, count, create};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_effect_that_hangs_is_given_up_and_the_others_are_in() {
-    let Some(world) = World::of("hangs", Duration::from_secs(2)).await else {
+    let Some(world) = World::of("hangs", Duration::from_secs(4)).await else {
         return;
     };
     let sleeps = add_and(2, &["SELECT pg_sleep(60)"]);
@@ -56,7 +56,7 @@ async fn an_effect_that_hangs_is_given_up_and_the_others_are_in() {
     }
     assert_eq!(
         failure(&verdicts[2]).message,
-        "its effect took longer than 500ms"
+        "its effect took longer than 1s"
     );
     assert_eq!(
         failure(&verdicts[3]).class,
@@ -198,7 +198,7 @@ fn locks(first: i32, second: i32, both: &Arc<Barrier>, calls: &Arc<AtomicU32>) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadlock_is_tried_again_with_the_whole_group() {
-    let Some(world) = World::new("deadlock").await else {
+    let Some(world) = World::of("deadlock", Duration::from_secs(60)).await else {
         return;
     };
     world.commit(vec![run_with(1, [add(1), add(2)])]).await;
@@ -219,11 +219,8 @@ async fn a_deadlock_is_tried_again_with_the_whole_group() {
     .await;
     assert_eq!(left.unwrap(), [Verdict::Applied]);
     assert_eq!(right.unwrap(), [Verdict::Applied]);
-    assert_eq!(
-        calls.load(Ordering::Acquire),
-        3,
-        "one of them was called again"
-    );
+    // More often where the one that was called again got its first row before the other.
+    assert!(calls.load(Ordering::Acquire) > 2, "one was called again");
     assert_eq!(world.numbers().await, [21, 22]);
     world.end().await;
 }

@@ -18,11 +18,14 @@ async fn an_effect_reaches_neither_the_stores_tables_nor_its_transaction() {
     let made =
         "CREATE FUNCTION app_peek() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM s0.event';
         CREATE VIEW app_runs AS SELECT run_key FROM s0.run;
-        CREATE FUNCTION app_ends() RETURNS void LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;";
+        CREATE FUNCTION app_ends() RETURNS void LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;
+        CREATE TABLE app_child (run_key text COLLATE \"C\" REFERENCES s0.run (run_key));
+        CREATE FUNCTION app_watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM app_peek(); RETURN NEW; END $$;
+        CREATE TRIGGER app_watch AFTER INSERT ON app_row FOR EACH ROW WHEN (NEW.n = 13) EXECUTE FUNCTION app_watch();";
     world.client.batch_execute(made).await.unwrap();
     let used = "its effect used a table of the store";
     let unsent = "an effect can't send such a statement";
-    let statements: [(&'static [&'static str], &str); 27] = [
+    let statements: [(&'static [&'static str], &str); 29] = [
         (&["COMMIT"], unsent),
         (&["ROLLBACK"], unsent),
         (&["SAVEPOINT mine"], unsent),
@@ -41,6 +44,8 @@ async fn an_effect_reaches_neither_the_stores_tables_nor_its_transaction() {
         (&["SELECT count(*) FROM s0.event_list"], used),
         (&["SELECT * FROM app_runs"], used),
         (&["SELECT app_peek()"], used),
+        (&["INSERT INTO app_row (n) VALUES (13)"], used),
+        (&["INSERT INTO app_child VALUES ('churn-1')"], used),
         (
             &[
                 "SELECT set_config('search_path', 's0', false)",
