@@ -43,13 +43,18 @@ pub use windlass_project as project;
 pub use windlass_state::RedbStore;
 #[cfg(feature = "sqlite")]
 pub use windlass_state::rusqlite;
+#[cfg(feature = "postgres")]
+pub use windlass_state::tokio_postgres;
 #[cfg(feature = "sqlite")]
 pub use windlass_state::{
     Compacted, ExportLine, SqliteEffect, SqliteEffectError, SqliteOptions, SqliteStore, SqliteTx,
 };
 pub use windlass_state::{LargeValues, MOST_INLINE, MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "postgres")]
-pub use windlass_state::{PostgresOptions, PostgresStore};
+pub use windlass_state::{
+    PostgresEffect, PostgresEffectError, PostgresEffectFuture, PostgresOptions, PostgresStore,
+    PostgresTx,
+};
 #[cfg(unix)]
 pub use windlass_storage::LocalStorage;
 pub use windlass_storage::{

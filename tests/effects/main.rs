@@ -1,8 +1,9 @@
-//! Steps whose rows and completion are one commit, on a real SQLite file.
+//! Steps whose rows and completion are one commit, on a real SQLite file and a real PostgreSQL server.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod kills;
+mod postgres;
 mod verdicts;
 mod world;
 
@@ -44,7 +45,7 @@ async fn the_rows_of_a_step_and_its_completion_are_there_together() {
     let run = engine.start(request("adds")).await.unwrap();
     let events: Vec<_> = run.events().collect().await;
     assert_eq!(run.outcome().await.unwrap().state, RunState::Succeeded);
-    assert_eq!(world.numbers(), [2, 3]);
+    assert_eq!(world.numbers().await, [2, 3]);
     let found = world.check(run.id()).await;
     assert!(found.steps.iter().all(|s| s.state == StepState::Succeeded));
     let ends = events
@@ -83,7 +84,7 @@ async fn an_effect_that_fails_leaves_nothing_and_is_tried_again_as_the_policy_sa
     engine.deploy(p.build().unwrap()).await.unwrap();
     let run = engine.start(request("adds")).await.unwrap();
     assert_eq!(run.outcome().await.unwrap().state, RunState::Succeeded);
-    assert_eq!(world.numbers(), [2]);
+    assert_eq!(world.numbers().await, [2]);
     let found = world.check(run.id()).await;
     let ends: Vec<_> = found
         .attempts
@@ -135,7 +136,7 @@ async fn a_permanent_error_and_a_panic_of_an_effect_fail_the_step_for_good() {
         );
         assert_eq!(world.check(run.id()).await.attempts.len(), 1);
     }
-    assert_eq!(world.numbers(), [0; 0]);
+    assert_eq!(world.numbers().await, [0; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +168,7 @@ async fn of_many_effects_side_by_side_each_has_its_own_verdict() {
     engine.deploy(p.build().unwrap()).await.unwrap();
     let run = engine.start(request("items")).await.unwrap();
     assert_eq!(run.outcome().await.unwrap().state, RunState::Succeeded);
-    assert_eq!(world.numbers(), (0..50).collect::<Vec<_>>());
+    assert_eq!(world.numbers().await, (0..50).collect::<Vec<_>>());
     let found = world.check(run.id()).await;
     let items = found.steps.iter().filter(|s| s.slot.item.is_some());
     let done = items.filter(|s| s.state == StepState::Succeeded);
@@ -225,7 +226,7 @@ async fn a_step_for_another_store_is_refused_when_it_is_deployed_and_when_the_en
     engine.deploy(named).await.unwrap();
     let run = engine.start(request("named")).await.unwrap();
     assert_eq!(run.outcome().await.unwrap().state, RunState::Succeeded);
-    assert_eq!(world.numbers(), [2]);
+    assert_eq!(world.numbers().await, [2]);
     let mut kept = spec();
     let mut cache = CachePolicy::new();
     cache.version = Some("1".into());

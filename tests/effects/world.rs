@@ -1,6 +1,7 @@
-//! A file with a store and a table of the host, and a store that holds effects up or fails on them.
+//! A store and a table of the host beside it, in a file or on a server; and a store that holds effects up
+//! or fails on them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
@@ -12,48 +13,179 @@ use windlass::run_store::{
 };
 use windlass::rusqlite::Connection;
 use windlass::{
-    CacheEntry, CacheQuery, Digest, EffectKind, Engine, RunId, RunKey, RunRequest, Sharing,
-    SignalId, SignalRecord, SqliteEffect, SqliteStore, StepState, Timestamp,
+    CacheEntry, CacheQuery, Digest, EffectKind, Engine, PipelineBuilder, PostgresEffect,
+    PostgresOptions, PostgresStore, RunId, RunKey, RunRequest, Sharing, SignalId, SignalRecord,
+    SqliteEffect, SqliteStore, StepContext, StepRef, StepState, StoreEffect, Timestamp,
+    tokio_postgres,
 };
 
 pub(crate) fn request(name: &str) -> RunRequest {
     RunRequest::new(name, "2026-11-03".parse().unwrap())
 }
 
-/// Keeps a number, at most once.
-pub(crate) fn add(n: u32) -> SqliteEffect {
-    SqliteEffect::new(move |tx| {
-        tx.execute("INSERT INTO app_row (n) VALUES (?1)", [n])?;
-        Ok(())
-    })
+/// An effect that keeps a number, at most once.
+pub(crate) trait Adds: StoreEffect {
+    fn add(n: u32) -> Self;
 }
 
-/// Returns the numbers that are kept.
-pub(crate) fn numbers(path: &Path) -> Vec<u32> {
-    let db = Connection::open(path).unwrap();
-    let mut rows = db.prepare("SELECT n FROM app_row ORDER BY n").unwrap();
-    let rows = rows.query_map([], |row| row.get(0)).unwrap();
-    rows.collect::<Result<_, _>>().unwrap()
+impl Adds for SqliteEffect {
+    fn add(n: u32) -> Self {
+        Self::new(move |tx| {
+            tx.execute("INSERT INTO app_row (n) VALUES (?1)", [n])?;
+            Ok(())
+        })
+    }
+}
+
+impl Adds for PostgresEffect {
+    fn add(n: u32) -> Self {
+        Self::new(move |tx| {
+            Box::pin(async move {
+                let sql = "INSERT INTO app_row (n) VALUES ($1)";
+                tx.execute(sql, &[&i64::from(n)]).await?;
+                Ok(())
+            })
+        })
+    }
+}
+
+pub(crate) fn add(n: u32) -> SqliteEffect {
+    SqliteEffect::add(n)
+}
+
+/// Where the rows are.
+enum Rows {
+    File {
+        path: PathBuf,
+        _folder: tempfile::TempDir,
+    },
+    Server(Box<Server>),
+}
+
+/// A server with two schemas: one of the store, and one where the role finds its own tables.
+pub(crate) struct Server {
+    pub(crate) options: PostgresOptions,
+    pub(crate) client: tokio_postgres::Client,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment names the servers"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Makes schemas on the server that the environment names, if it does.
+pub(crate) async fn on_a_server(test: &str) -> Option<Box<Server>> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let Some(url) = variable("WINDLASS_TEST_POSTGRES") else {
+        let required = variable("WINDLASS_TEST_REQUIRE_SERVERS").is_some();
+        assert!(!required, "no PostgreSQL server is named");
+        return None;
+    };
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let schema = format!("effects_{test}_{}_{number}", std::process::id());
+    let url = format!("{url}?options=-c%20search_path%3D{schema}_app");
+    let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+    let (client, driver) = connected.unwrap();
+    tokio::spawn(driver);
+    let made = format!("CREATE SCHEMA {schema}_app");
+    client.batch_execute(&made).await.unwrap();
+    let mut options = PostgresOptions::new(url);
+    options.schema = schema;
+    PostgresStore::migrate(&options).await.unwrap();
+    Some(Box::new(Server { options, client }))
 }
 
 pub(crate) struct World {
-    pub(crate) path: PathBuf,
+    rows: Rows,
     pub(crate) store: Arc<Gated>,
-    _folder: tempfile::TempDir,
 }
 
+const TABLE: &str = "CREATE TABLE app_row (n BIGINT NOT NULL UNIQUE)";
+
 impl World {
+    /// Makes a file.
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("runs.db");
         let store = SqliteStore::open(&path).await.unwrap();
         let db = Connection::open(&path).unwrap();
-        db.execute("CREATE TABLE app_row (n INTEGER NOT NULL UNIQUE)", [])
-            .unwrap();
+        db.execute(TABLE, []).unwrap();
         Self {
-            path,
-            store: Arc::new(Gated::new(store)),
-            _folder: folder,
+            rows: Rows::File {
+                path,
+                _folder: folder,
+            },
+            store: Arc::new(Gated::new(Arc::new(store))),
+        }
+    }
+
+    /// Makes schemas on the server, if there is one.
+    pub(crate) async fn served(test: &str) -> Option<Self> {
+        let server = on_a_server(test).await?;
+        server.client.batch_execute(TABLE).await.unwrap();
+        let store = PostgresStore::connect(server.options.clone()).await;
+        let store = store.unwrap();
+        Some(Self {
+            rows: Rows::Server(server),
+            store: Arc::new(Gated::new(Arc::new(store))),
+        })
+    }
+
+    /// Makes one of each.
+    pub(crate) async fn each(test: &str) -> Vec<Self> {
+        let mut all = vec![Self::new().await];
+        all.extend(Self::served(test).await);
+        all
+    }
+
+    /// Adds a step that keeps a number and hands it on.
+    pub(crate) fn add_step<F>(&self, p: &mut PipelineBuilder, name: &str, number: F) -> StepRef<u32>
+    where
+        F: Fn(&StepContext) -> u32 + Send + Sync + 'static,
+    {
+        fn added<E: Adds, F>(p: &mut PipelineBuilder, name: &str, number: F) -> StepRef<u32>
+        where
+            F: Fn(&StepContext) -> u32 + Send + Sync + 'static,
+        {
+            p.add_tx(name, move |cx| {
+                let n = number(&cx);
+                async move { Ok((n, E::add(n))) }
+            })
+        }
+        match &self.rows {
+            Rows::File { .. } => added::<SqliteEffect, F>(p, name, number),
+            Rows::Server(..) => added::<PostgresEffect, F>(p, name, number),
+        }
+    }
+
+    /// Returns the store as another process sees it.
+    pub(crate) async fn beside(&self) -> Arc<dyn RunStore> {
+        match &self.rows {
+            Rows::File { path, .. } => Arc::new(SqliteStore::open_read_only(path).await.unwrap()),
+            Rows::Server(server) => {
+                let mut options = server.options.clone();
+                options.observe = true;
+                Arc::new(PostgresStore::connect(options).await.unwrap())
+            }
+        }
+    }
+
+    /// Returns the schema of the store on the server.
+    pub(crate) fn schema(&self) -> &str {
+        match &self.rows {
+            Rows::File { .. } => unreachable!("it is a file"),
+            Rows::Server(server) => &server.options.schema,
+        }
+    }
+
+    /// Returns a connection to the server.
+    pub(crate) fn client(&self) -> &tokio_postgres::Client {
+        match &self.rows {
+            Rows::File { .. } => unreachable!("it is a file"),
+            Rows::Server(server) => &server.client,
         }
     }
 
@@ -65,8 +197,21 @@ impl World {
         Engine::builder_shared(self.shared()).build().await.unwrap()
     }
 
-    pub(crate) fn numbers(&self) -> Vec<u32> {
-        numbers(&self.path)
+    /// Returns the numbers that are kept.
+    pub(crate) async fn numbers(&self) -> Vec<i64> {
+        let sql = "SELECT n FROM app_row ORDER BY n";
+        match &self.rows {
+            Rows::File { path, .. } => {
+                let db = Connection::open(path).unwrap();
+                let mut rows = db.prepare(sql).unwrap();
+                let rows = rows.query_map([], |row| row.get(0)).unwrap();
+                rows.collect::<Result<_, _>>().unwrap()
+            }
+            Rows::Server(server) => {
+                let rows = server.client.query(sql, &[]).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+        }
     }
 
     pub(crate) async fn events(&self, run: RunId) -> Vec<EventKind> {
@@ -92,7 +237,10 @@ impl World {
         );
         assert_eq!(count(|e| matches!(e, EventKind::LateResult { .. })), 0);
         assert_eq!(count(|e| matches!(e, EventKind::RunEnded { .. })), 1);
-        assert_eq!(self.store.inner.check().await.unwrap(), [""; 0]);
+        if let Rows::File { path, .. } = &self.rows {
+            let store = SqliteStore::open_read_only(path).await.unwrap();
+            assert_eq!(store.check().await.unwrap(), [""; 0]);
+        }
         found
     }
 
@@ -119,7 +267,7 @@ pub(crate) enum Next {
 /// A store that may hold up commits with effects, or fail on one of them.
 #[derive(Debug)]
 pub(crate) struct Gated {
-    pub(crate) inner: SqliteStore,
+    pub(crate) inner: Arc<dyn RunStore>,
     next: AtomicU8,
     strange: AtomicBool,
     /// One for each commit with an effect that may go on.
@@ -133,7 +281,7 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    fn new(inner: SqliteStore) -> Self {
+    fn new(inner: Arc<dyn RunStore>) -> Self {
         Self {
             inner,
             next: AtomicU8::new(Next::Passes as u8),

@@ -28,7 +28,10 @@ pub use large::{LargeValues, MOST_INLINE};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryCluster, MemoryHost, MemoryStore};
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{
+    PostgresEffect, PostgresEffectError, PostgresEffectFuture, PostgresOptions, PostgresStore,
+    PostgresTx,
+};
 #[cfg(feature = "redb")]
 pub use redb::RedbStore;
 #[cfg(feature = "sqlite")]
@@ -37,6 +40,8 @@ pub use rusqlite;
 pub use sqlite::{
     Compacted, ExportLine, SqliteEffect, SqliteEffectError, SqliteOptions, SqliteStore, SqliteTx,
 };
+#[cfg(feature = "postgres")]
+pub use tokio_postgres;
 
 /// Runs what blocks away from the async workers.
 #[cfg(any(feature = "sqlite", feature = "redb"))]

@@ -15,6 +15,7 @@
 mod claims;
 mod columns;
 mod connect;
+mod effect;
 mod error;
 mod lease;
 mod listen;
@@ -41,10 +42,11 @@ use windlass_core::run_store::{
 };
 use windlass_core::{
     CacheEntry, CacheQuery, Digest, EffectKind, RunId, RunKey, ShardSet, Sharing, SignalId,
-    SignalRecord, Timestamp,
+    SignalRecord, StoreEffect, Timestamp,
 };
 
 use self::connect::{Purpose, Server, check_server, open};
+pub use self::effect::{PostgresEffect, PostgresEffectError, PostgresEffectFuture, PostgresTx};
 use self::lease::Share;
 use self::migrate::Found;
 use self::pool::{Pool, Unread};
@@ -346,7 +348,7 @@ impl RunStore for PostgresStore {
     }
 
     fn effects(&self) -> Option<EffectKind> {
-        None
+        Some(PostgresEffect::KIND)
     }
 
     async fn run(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {

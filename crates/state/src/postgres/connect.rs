@@ -28,12 +28,12 @@ const UNANSWERED: Duration = Duration::from_secs(15);
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits as long as that; `None` if nothing came.
-pub(super) async fn in_time<T>(work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn in_time<T>(patience: Duration, work: impl Future<Output = T>) -> Option<T> {
     #[expect(
         clippy::disallowed_methods,
         reason = "a real network is waited for in real time; a simulation has no such store"
     )]
-    let done = tokio::time::timeout(PATIENCE, work).await;
+    let done = tokio::time::timeout(patience, work).await;
     done.ok()
 }
 
@@ -168,7 +168,7 @@ pub(super) async fn open(
     options: &PostgresOptions,
     purpose: Purpose,
 ) -> Result<Connection, StoreError> {
-    let opened = in_time(Box::pin(async {
+    let opened = Box::pin(async {
         let (client, mut messages) = server.dial(purpose).await?;
         tokio::spawn(async move {
             while let Some(message) = messages.next().await {
@@ -181,8 +181,8 @@ pub(super) async fn open(
         });
         set_up(&client, options, purpose).await?;
         Ok(Connection::new(client))
-    }));
-    opened.await.unwrap_or_else(|| {
+    });
+    in_time(PATIENCE, opened).await.unwrap_or_else(|| {
         Err(StoreError::unavailable(format!(
             "the database accepted no connection: try again waited=`{PATIENCE:?}`"
         )))
@@ -195,12 +195,22 @@ pub(super) async fn set_up(
     options: &PostgresOptions,
     purpose: Purpose,
 ) -> Result<(), StoreError> {
-    // A host that stands still in the middle of a transaction must not hold up whoever takes over.
-    let idle = (options.lease_ttl / 3).as_millis().max(100);
+    let set = client.batch_execute(&settings(options, purpose)).await;
+    set.map_err(|e| failed("set up a connection", e))
+}
+
+/// How long a host may stand still in the middle of a transaction: it must not hold up whoever takes over.
+pub(super) fn idle(options: &PostgresOptions) -> u128 {
+    (options.lease_ttl / 3).as_millis().max(100)
+}
+
+pub(super) fn settings(options: &PostgresOptions, purpose: Purpose) -> String {
+    // What an effect makes for its session only must not stand in front of the store's tables.
     let mut sql = format!(
-        "SET search_path TO \"{}\"; SET client_min_messages TO warning; SET jit TO off; \
-         SET lock_timeout TO '10s'; SET idle_in_transaction_session_timeout TO {idle}; ",
-        options.schema
+        "SET search_path TO \"{}\", pg_temp; SET client_min_messages TO warning; SET jit TO off; \
+         SET lock_timeout TO '10s'; SET idle_in_transaction_session_timeout TO {}; ",
+        options.schema,
+        idle(options)
     );
     if purpose != Purpose::Migrate {
         sql.push_str("SET statement_timeout TO '60s'; ");
@@ -218,8 +228,7 @@ pub(super) async fn set_up(
     sql.push_str(
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
     );
-    let set = client.batch_execute(&sql).await;
-    set.map_err(|e| failed("set up a connection", e))
+    sql
 }
 
 /// Refuses a server that can't keep what it acknowledges.

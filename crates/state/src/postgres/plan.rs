@@ -17,6 +17,7 @@ use windlass_core::{
 };
 
 use super::columns::outbox_code;
+use super::effect::PostgresEffect;
 use crate::records::same_request;
 
 /// Bytes of events that lie in one row, about: a reader decodes whole rows.
@@ -152,11 +153,11 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// Adds a transition, and returns its verdict. After an error the plan is of no use.
-    pub(super) fn apply(&mut self, transition: &'g Transition) -> Result<Verdict, StoreError> {
+    /// Returns why a transition is refused; `None` if it may be added next.
+    pub(super) fn refusal(&mut self, transition: &Transition) -> Option<Verdict> {
         let shards = transition.shards();
         if !shards.without(self.held).is_empty() {
-            return Ok(Verdict::Fenced);
+            return Some(Verdict::Fenced);
         }
         // Also of one that is refused: its verdict rests on what this host knows of its run.
         self.shards = self.shards.with(shards);
@@ -168,12 +169,16 @@ impl<'g> Plan<'g> {
                 _ => None,
             };
             if let Some(run) = taken {
-                return Ok(Verdict::KeyExists(run));
+                return Some(Verdict::KeyExists(run));
             }
         }
+        None
+    }
+
+    /// Adds the rows of a transition that isn't refused. After an error the plan is of no use.
+    pub(super) fn add(&mut self, transition: &'g Transition) -> Result<(), StoreError> {
         let mut changes = transition.changes.iter();
-        changes.try_for_each(|change| self.write(change))?;
-        Ok(Verdict::Applied)
+        changes.try_for_each(|change| self.write(change))
     }
 
     /// Ends the rows: nothing more is added.
@@ -266,6 +271,8 @@ impl<'g> Plan<'g> {
                 self.cache.retain(|kept| kept != key);
                 self.dropped.insert(*key);
             }
+            // It was applied before.
+            Change::Effect(effect) if effect.downcast::<PostgresEffect>().is_some() => {}
             other => {
                 return Err(StoreError::incompatible(format!(
                     "this store can't keep such a change: use the release of the engine change=`{other:?}`"

@@ -75,7 +75,7 @@ impl Pool {
                 Some(kept) => kept,
                 None => open(&self.server, &self.options, Purpose::Read).await?,
             };
-            let Some(found) = in_time(read(&mut connection)).await else {
+            let Some(found) = in_time(PATIENCE, read(&mut connection)).await else {
                 return Err(StoreError::unavailable(format!(
                     "the database gave no answer: try again waited=`{PATIENCE:?}`"
                 )));

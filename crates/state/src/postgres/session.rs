@@ -62,7 +62,7 @@ pub(super) async fn begin(
     let taken = take_over(&db.client, share).await;
     let (session, backend) = taken.map_err(|e| failed("begin to write", e))?;
     let held = Arc::clone(&share.held);
-    let writer = Writer::new(db, share.host.clone(), session, held).await;
+    let writer = Writer::new(db, share.host.clone(), session, held, options).await;
     let writer = writer.map_err(|e| failed("prepare its statements", e))?;
     let (requests, received) = mpsc::channel(QUEUE);
     let stopped = Arc::new(OnceLock::new());

@@ -5,10 +5,13 @@
 //! It waits for the network once, and once more before where something must be looked up. When nothing
 //! queues it waits for nothing.
 //!
+//! A group with effects takes a longer way: they are applied one after the other before its rows are sent
+//! ([`effect`](super::effect)).
+//!
 //! A request that breaks an invariant fails alone. After an error that leaves a commit in doubt the
 //! writer stops, and a new one begins where that is settled ([`session::begin`](super::session::begin)).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +21,9 @@ use uuid::Uuid;
 use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdict};
 use windlass_core::{Digest, RunId, RunKey, ShardSet, error_chain};
 
+use super::PostgresOptions;
 use super::connect::{Connection, PATIENCE, Pipeline, in_time};
+use super::effect::{self, Effects, Frame};
 use super::error::{Trouble, trouble};
 use super::lease::{Epochs, Held};
 use super::plan::{Known, Memory, Plan};
@@ -33,6 +38,8 @@ const RUNS_KEPT: usize = 65_536;
 const VERSIONS_KEPT: usize = 4_096;
 /// How often a group is sent that was taken back through no fault of its own.
 const TRIES: u32 = 10;
+/// What every transaction starts with.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 type Answer = Result<Vec<Verdict>, StoreError>;
 
@@ -93,22 +100,23 @@ fn drain(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request>
 }
 
 /// Why a group was not answered with verdicts.
-enum Rejected {
+#[derive(Debug)]
+pub(super) enum Rejected {
     /// The request of that number breaks an invariant; nothing of the group is in.
     Broken(usize, StoreError),
     /// A row that can't be read or kept, of which request isn't known; nothing of the group is in.
     Unkept(StoreError),
     /// What was known is out of date; nothing is in.
     Again,
-    /// The server says no; what it means is in the error.
-    Failed(Error),
+    /// The server says no, with these words.
+    Failed(Trouble, String),
     /// No answer came in time.
     Silent,
 }
 
 impl From<Error> for Rejected {
     fn from(e: Error) -> Self {
-        Self::Failed(e)
+        Self::Failed(trouble(&e), error_chain(&e))
     }
 }
 
@@ -125,7 +133,15 @@ pub(super) struct Writer {
     takes: u64,
     /// Versions that are surely in.
     versions: HashSet<Digest>,
+    frame: Frame,
 }
+
+/// The verdicts of a group that is in, and what is known of its runs and versions since.
+type Written = (
+    Vec<Vec<Verdict>>,
+    HashMap<RunId, Option<Known>>,
+    Vec<Digest>,
+);
 
 impl Writer {
     pub(super) async fn new(
@@ -133,8 +149,10 @@ impl Writer {
         host: String,
         session: i64,
         held: Arc<Held>,
+        options: &PostgresOptions,
     ) -> Result<Self, Error> {
         let statements = Statements::prepare(&db).await?;
+        let frame = Frame::prepare(&db, options).await?;
         Ok(Self {
             db,
             statements,
@@ -144,6 +162,7 @@ impl Writer {
             memory: Memory::default(),
             takes: 0,
             versions: HashSet::new(),
+            frame,
         })
     }
 
@@ -151,7 +170,11 @@ impl Writer {
     async fn write(&mut self, mut group: Vec<Request>) -> Result<(), String> {
         let mut tries = 0;
         while !group.is_empty() {
-            let written = in_time(self.transaction(&group)).await;
+            let transitions = group.iter().flat_map(|request| &request.batch);
+            let with_effects = transitions.filter(|t| effect::is_in(t)).count();
+            let patience = PATIENCE.saturating_add(self.frame.patience(with_effects));
+            let last = tries + 1 >= TRIES;
+            let written = in_time(patience, self.transaction(&group, last)).await;
             let error = match written.unwrap_or(Err(Rejected::Silent)) {
                 Ok(verdicts) => {
                     for (request, verdicts) in group.into_iter().zip(verdicts) {
@@ -182,15 +205,17 @@ impl Writer {
                     answer_all(group, || in_doubt(&why));
                     return Err(why);
                 }
-                Err(Rejected::Failed(e)) => e,
+                Err(Rejected::Failed(trouble, why)) => (trouble, why),
             };
             // What was remembered is as good as before: nothing is in, or nobody can tell and it ends here.
-            let (trouble, why) = (trouble(&error), error_chain(&error));
+            let (trouble, why) = error;
             match trouble {
                 Trouble::Again | Trouble::Taken if tries < TRIES => {
                     tries += 1;
                     self.memory.runs.clear();
                 }
+                // A deferred constraint of a host's table, which somebody broke after it was looked at.
+                Trouble::Data if with_effects > 0 && tries < TRIES => tries += 1,
                 Trouble::Again | Trouble::Busy => {
                     answer_all(group, || {
                         StoreError::unavailable(format!(
@@ -245,7 +270,12 @@ impl Writer {
         stopped.map_or(Ok(()), Err)
     }
 
-    async fn transaction(&mut self, group: &[Request]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+    /// Writes a group as one transaction; `last` if it isn't sent again for a deadlock.
+    async fn transaction(
+        &mut self,
+        group: &[Request],
+        last: bool,
+    ) -> Result<Vec<Vec<Verdict>>, Rejected> {
         let epochs = self.held.now();
         if self.versions.len() > VERSIONS_KEPT {
             self.versions.clear();
@@ -255,36 +285,14 @@ impl Writer {
             self.takes = epochs.takes;
         }
         self.look_up(group).await?;
-        let mut plan = Plan::new(&self.memory, epochs.shards());
-        let mut verdicts = Vec::with_capacity(group.len());
-        for (number, request) in group.iter().enumerate() {
-            let each = request.batch.iter().map(|t| plan.apply(t));
-            match each.collect::<Result<Vec<_>, _>>() {
-                Ok(each) => verdicts.push(each),
-                Err(e) => {
-                    // It may only look broken, because another host went on with the run.
-                    let shards = plan.shards;
-                    let lost = self.look_for_lost(shards, &epochs).await?;
-                    return Err(if lost.is_empty() {
-                        Rejected::Broken(number, e)
-                    } else {
-                        Rejected::Again
-                    });
-                }
+        let mut effects = Effects::new(&self.db.client, &self.frame, last);
+        let (verdicts, ahead, versions) = match self.written(group, &epochs, &mut effects).await {
+            Ok(written) => written,
+            Err(rejected) => {
+                effects.roll_back().await;
+                return Err(rejected);
             }
-        }
-        plan.finish();
-        let durability = group.iter().map(|r| r.durability).max();
-        match self.send(&plan, &epochs, durability).await {
-            Err(Rejected::Failed(e)) if trouble(&e) == Trouble::Fenced => {
-                let shards = plan.shards;
-                self.look_for_lost(shards, &epochs).await?;
-                return Err(Rejected::Again);
-            }
-            sent => sent?,
-        }
-        let versions: Vec<_> = plan.versions.rows().iter().map(|v| v.digest).collect();
-        let ahead = plan.into_known();
+        };
         self.versions.extend(versions);
         for (run, known) in ahead {
             match known {
@@ -293,6 +301,48 @@ impl Writer {
             };
         }
         Ok(verdicts)
+    }
+
+    async fn written(
+        &self,
+        group: &[Request],
+        epochs: &Epochs,
+        effects: &mut Effects<'_>,
+    ) -> Result<Written, Rejected> {
+        let mut plan = Plan::new(&self.memory, epochs.shards());
+        let mut verdicts = Vec::with_capacity(group.len());
+        for (number, request) in group.iter().enumerate() {
+            let mut each = Vec::with_capacity(request.batch.len());
+            for transition in &request.batch {
+                if let Some(refused) = plan.refusal(transition) {
+                    each.push(refused);
+                } else if let Some(failure) = effects.apply(transition).await? {
+                    each.push(Verdict::EffectFailed(failure));
+                } else if let Err(e) = plan.add(transition) {
+                    // It may only look broken, because another host went on with the run.
+                    let lost = self.look_for_lost(plan.shards, epochs).await?;
+                    return Err(if lost.is_empty() {
+                        Rejected::Broken(number, e)
+                    } else {
+                        Rejected::Again
+                    });
+                } else {
+                    each.push(Verdict::Applied);
+                }
+            }
+            verdicts.push(each);
+        }
+        plan.finish();
+        let durability = group.iter().map(|r| r.durability).max();
+        match self.send(&plan, epochs, durability, effects.begun).await {
+            Err(Rejected::Failed(Trouble::Fenced, _)) => {
+                self.look_for_lost(plan.shards, epochs).await?;
+                return Err(Rejected::Again);
+            }
+            sent => sent?,
+        }
+        let versions = plan.versions.rows().iter().map(|v| v.digest).collect();
+        Ok((verdicts, plan.into_known(), versions))
     }
 
     /// Looks up runs that are not remembered, and who has the keys that are asked for.
@@ -347,12 +397,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Sends a plan as one transaction.
+    /// Sends a plan as one transaction, or as the rest of one that has begun.
     async fn send(
         &self,
         plan: &Plan<'_>,
         epochs: &Epochs,
         durability: Option<Durability>,
+        begun: bool,
     ) -> Result<(), Rejected> {
         let who = Who {
             host: &self.host,
@@ -368,13 +419,17 @@ impl Writer {
             .map(|(statement, columns)| (*statement, columns.iter().map(|c| &**c as _).collect()))
             .collect();
         let mut all = Pipeline::new(&self.db.client);
-        all.text(match durability {
-            Some(Durability::Lazy) => {
+        let begin = match (durability, begun) {
+            (Some(Durability::Lazy), false) => {
                 "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO off"
             }
-            _ => "BEGIN ISOLATION LEVEL READ COMMITTED",
-        })
-        .await;
+            (Some(Durability::Lazy), true) => "SET LOCAL synchronous_commit TO off",
+            (_, false) => BEGIN,
+            (_, true) => "",
+        };
+        if !begin.is_empty() {
+            all.text(begin).await;
+        }
         for (statement, args) in &args {
             all.statement(statement, args).await;
         }
@@ -404,7 +459,7 @@ impl Writer {
 
 fn unread(e: Unread) -> Rejected {
     match e {
-        Unread::Database(e) => Rejected::Failed(e),
+        Unread::Database(e) => e.into(),
         Unread::Row(e) => {
             let error = StoreError::corrupt("a row of a run can't be read: it is damaged");
             Rejected::Unkept(error.with_source(e))

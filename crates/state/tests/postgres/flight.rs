@@ -18,7 +18,7 @@ async fn short(database: &Database) -> PostgresOptions {
 }
 
 /// Waits until a connection of that purpose waits for a lock.
-async fn waits(client: &Client, purpose: &str) {
+pub(crate) async fn waits(client: &Client, purpose: &str) {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name = $1 AND wait_event_type = 'Lock'";
     let name = format!("windlass {purpose}");
@@ -33,7 +33,7 @@ async fn waits(client: &Client, purpose: &str) {
     }
 }
 
-async fn take_all(host: &PostgresStore) {
+pub(crate) async fn take_all(host: &PostgresStore) {
     while renew(host).await.held != ShardSet::ALL {
         tokio::task::yield_now().await;
     }

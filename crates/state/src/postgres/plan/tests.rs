@@ -50,6 +50,16 @@ fn signal() -> SignalRecord {
     SignalRecord::new(SignalId::new(7), signal, at(0))
 }
 
+impl<'g> Plan<'g> {
+    /// Adds a transition without an effect, and returns its verdict.
+    fn apply(&mut self, transition: &'g Transition) -> Result<Verdict, StoreError> {
+        match self.refusal(transition) {
+            Some(refused) => Ok(refused),
+            None => self.add(transition).map(|()| Verdict::Applied),
+        }
+    }
+}
+
 /// A database with run 1, which has two events.
 fn memory() -> Memory {
     let known = Known {
