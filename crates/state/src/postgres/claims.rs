@@ -12,7 +12,7 @@ use windlass_core::run_store::StoreError;
 use windlass_core::{Claim, Digest};
 
 use super::PostgresOptions;
-use super::connect::{Purpose, Server, in_time, open};
+use super::connect::{PATIENCE, Purpose, Server, in_time, open};
 use super::error::failed;
 
 /// The way to the session.
@@ -117,7 +117,7 @@ impl Session {
         tokio::spawn(async move {
             while let Some(number) = returned.recv().await {
                 let sql = "SELECT pg_advisory_unlock($1)";
-                let unlocked = in_time(client.query(sql, &[&number])).await;
+                let unlocked = in_time(PATIENCE, client.query(sql, &[&number])).await;
                 if !matches!(unlocked, Some(Ok(_))) {
                     tracing::debug!("a claim could not be given back; its connection ends");
                     return;
