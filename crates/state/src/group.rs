@@ -40,6 +40,8 @@ enum Request {
 pub(crate) struct Commit {
     pub(crate) batch: Vec<Transition>,
     pub(crate) durability: Durability,
+    /// How much it takes, about.
+    bytes: usize,
     answer: Answer<(Vec<Verdict>, Vec<Transition>)>,
 }
 
@@ -98,10 +100,13 @@ impl Writer {
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
+        // Counted here: the thread that writes has enough to do.
+        let bytes = bytes(&batch);
         let commit = |answer| {
             Request::Commit(Commit {
                 batch,
                 durability,
+                bytes,
                 answer,
             })
         };
@@ -190,7 +195,7 @@ impl Queue {
             match request {
                 Request::Commit(commit) => {
                     transitions += commit.batch.len();
-                    size += bytes(&commit.batch);
+                    size += commit.bytes;
                     group.push(commit);
                 }
                 // All is well.
@@ -352,8 +357,10 @@ mod tests {
     }
 
     fn commit(changes: Vec<Change>, durability: Durability) -> Commit {
+        let batch = vec![Transition::new(changes)];
         Commit {
-            batch: vec![Transition::new(changes)],
+            bytes: bytes(&batch),
+            batch,
             durability,
             answer: oneshot::channel().0,
         }

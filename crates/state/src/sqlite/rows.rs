@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, Statement, ToSql};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, PrepFlags, Statement, ToSql};
 use serde::Serialize;
 use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
@@ -138,7 +138,8 @@ pub(super) struct Tables<'db> {
 
 impl<'db> Tables<'db> {
     pub(super) fn new(db: &'db Connection, effects: Effects) -> Result<Self, rusqlite::Error> {
-        let sql = |text: &str| db.prepare(text);
+        // They stay, so they take nothing of what the connection has for short-lived memory.
+        let sql = |text: &str| db.prepare_with_flags(text, PrepFlags::SQLITE_PREPARE_PERSISTENT);
         Ok(Self {
             db,
             effects,
