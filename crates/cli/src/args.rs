@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -489,6 +490,20 @@ Examples:
 Examples:
   windlass store compact --env prod")]
     Compact,
+    /// Delete what removed runs left in the storage of runs, unless a kept result, another run or a
+    /// published version names it; also while an engine is at work
+    #[command(after_help = "\
+Examples:
+  windlass store sweep --dry-run
+  windlass store sweep --env prod --min-age 7d")]
+    Sweep {
+        /// Delete nothing, and say what would be
+        #[arg(long)]
+        dry_run: bool,
+        /// Leave alone what belongs to runs removed later than that before now
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = windlass::units::parse_duration)]
+        min_age: Duration,
+    },
     /// Print every record as a line of JSON, as of one instant
     #[command(after_help = "\
 Examples:

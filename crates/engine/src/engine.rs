@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) tx_steps: TxImplementations,
     pub(crate) quotas: Vec<Quota>,
     pub(crate) pools: PoolTree,
+    /// Rings when a pipeline was deployed.
+    pub(crate) deployed: tokio::sync::Notify,
     /// What the shares of owners of pipelines are divided by.
     pub(crate) weights: BTreeMap<String, NonZeroU32>,
     pub(crate) secrets: SecretLookup,
@@ -323,7 +325,9 @@ impl Engine {
     /// apply; [`ErrorKind::Closed`].
     pub async fn deploy(&self, pipeline: Pipeline) -> Result<(), Error> {
         crate::driver::check(&self.inner.core, &pipeline)?;
-        self.inner.send(Message::Deploy(pipeline)).await
+        self.inner.send(Message::Deploy(pipeline)).await?;
+        self.inner.core.deployed.notify_one();
+        Ok(())
     }
 
     /// Starts a run, or returns the one that its key started before.

@@ -12,6 +12,8 @@ pub enum ErrorKind {
     Closed,
     /// The store can't be used: see the message.
     Store,
+    /// A storage can't be used: see the message.
+    Storage,
     /// There is no such run.
     NotFound,
 }
@@ -49,6 +51,13 @@ impl Error {
     pub(crate) fn store(message: impl Into<String>) -> Self {
         Self {
             kind: ErrorKind::Store,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn storage(message: impl Into<String>) -> Self {
+        Self {
+            kind: ErrorKind::Storage,
             message: message.into(),
         }
     }

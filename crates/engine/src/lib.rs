@@ -32,6 +32,7 @@ mod settings;
 mod signals;
 mod staging;
 mod state;
+mod sweep;
 mod writer;
 
 pub use builder::EngineBuilder;
@@ -43,3 +44,4 @@ pub use handle::{Explained, RunHandle, RunRequest, RunView, StepView};
 pub use preview::{CancelPlan, PausePlan, ResumePlan, plan_cancel, plan_pause, plan_resume};
 pub use rerun::{RerunPlan, ReusedItems, plan_fork, plan_rerun};
 pub use settings::{CacheRetention, Retention, Settings};
+pub use sweep::{SweepOptions, SweptRun, sweep};

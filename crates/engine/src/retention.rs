@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{
     Change, Durability, RunQuery, RunRecord, RunStore, StoreError, Transition,
 };
-use windlass_core::{ClockExt, PipelineName, RunId, Timestamp, error_chain};
+use windlass_core::{ClockExt, PipelineName, RunId, StorageError, Timestamp, error_chain};
 
 use crate::driver::Message;
 use crate::engine::Core;
+use crate::sweep;
 use crate::writer::{Waiter, WriteRequest};
 
 /// Runs read at once.
@@ -40,7 +41,10 @@ pub(crate) async fn run(
     };
     loop {
         tokio::select! {
+            biased;
             () = core.closing.cancelled() => return,
+            // A host that lives for one run has no other pass.
+            () = core.deployed.notified() => {}
             () = core.clock.sleep(core.settings.retention_interval) => {}
         }
         match keeper.pass().await {
@@ -159,9 +163,28 @@ impl Keeper<'_> {
     async fn delete<'r>(&self, runs: impl Iterator<Item = &'r RunRecord>, needed: &Needed) -> u64 {
         let mut deleted = 0;
         for run in runs.filter(|r| r.state.is_final() && !needed.has(r)) {
+            // First, so that no folder is left of which nobody knows any more that its run is gone.
+            if let Err(error) = self.mark(run).await {
+                tracing::warn!(run = %run.id, error = %error_chain(&error), "the folder of a run can't be marked as forgotten, so the run stays for now");
+                continue;
+            }
             deleted += u64::from(self.write(Change::DeleteRun(run.id)).await);
         }
         deleted
+    }
+
+    /// Says in the folder of a run that it is forgotten.
+    async fn mark(&self, run: &RunRecord) -> Result<(), StorageError> {
+        let Ok((_, storage)) = self.core.run_storage() else {
+            return Ok(());
+        };
+        sweep::mark(
+            self.store.store_id(),
+            &**storage,
+            run,
+            self.core.clock.now(),
+        )
+        .await
     }
 
     /// Returns whether a change is in; where the store fails or the engine closes, the next pass finds

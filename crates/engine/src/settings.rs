@@ -64,7 +64,7 @@ pub struct Settings {
 
 /// Which ended runs are deleted from the store; one that either rule names goes.
 ///
-/// What they wrote to storages stays. A key whose run is deleted starts a new one, so runs are kept
+/// What they wrote to storages stays until somebody calls [`crate::sweep`]. A key whose run is deleted starts a new one, so runs are kept
 /// for longer than anybody may ask for the same one again. What an unfinished run needs stays: the
 /// run that it reruns, and the runs that its steps started.
 ///
@@ -96,8 +96,8 @@ impl Retention {
     }
 }
 
-/// Which kept results are forgotten; one that either rule names goes. What they name in storages stays: it
-/// belongs to the run that wrote it.
+/// Which kept results are forgotten; one that either rule names goes. What they name in storages
+/// belongs to the run that wrote it: when that is forgotten, too, [`crate::sweep`] deletes it.
 ///
 /// A result that was computed or served since the oldest run that has not ended began stays: that run may
 /// have it.

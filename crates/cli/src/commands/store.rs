@@ -14,8 +14,10 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use windlass::project::Project;
 use windlass::run_store::StoreErrorKind;
-use windlass::wiring::Variables;
-use windlass::{ClockExt, SqliteStore, StoreError, SystemClock, error_chain};
+use windlass::wiring::{Variables, open_storages};
+use windlass::{
+    Clock, ClockExt, SqliteStore, StoreError, SweepOptions, SweptRun, SystemClock, error_chain,
+};
 
 use super::{Failure, load};
 use crate::args::{Place, StoreArgs, StoreCommand};
@@ -37,15 +39,25 @@ pub(crate) async fn store(
         && variables("TERM").as_deref() != Some("dumb")
         && variables("CI").is_none();
     let say = Say { as_json, live };
-    let path = match &args.file {
-        Some(file) => file.clone(),
-        None => path_of(&load(place)?)?,
+    let path = || match &args.file {
+        Some(file) => Ok(file.clone()),
+        None => path_of(&load(place)?),
     };
     match &args.command {
-        StoreCommand::Check => check(&path, say).await,
-        StoreCommand::Backup { to } => backup(&open(&path).await?, to, say).await,
-        StoreCommand::Compact => compact(&open(&path).await?, say).await,
-        StoreCommand::Export { to } => export(&open(&path).await?, to.as_deref(), say).await,
+        StoreCommand::Check => check(&path()?, say).await,
+        StoreCommand::Backup { to } => backup(&open(&path()?).await?, to, say).await,
+        StoreCommand::Compact => compact(&open(&path()?).await?, say).await,
+        StoreCommand::Export { to } => export(&open(&path()?).await?, to.as_deref(), say).await,
+        // What stays is named in the store of the environment: by another file it would be missed.
+        StoreCommand::Sweep { .. } if args.file.is_some() => {
+            let what = "a sweep goes by the environment's own store, not by another file";
+            Err(Failure::wrong(what).help("take --file away"))
+        }
+        StoreCommand::Sweep { dry_run, min_age } => {
+            let (dry_run, min_age) = (*dry_run, *min_age);
+            let options = SweepOptions { dry_run, min_age };
+            sweep(&load(place)?, variables, &options, say).await
+        }
     }
 }
 
@@ -206,6 +218,63 @@ async fn compact(store: &SqliteStore, say: Say) -> Result<ExitCode, Failure> {
         HumanBytes(done.bytes_before),
         HumanBytes(done.bytes_after)
     );
+    say.done(&text, &object);
+    Ok(Exit::Done.into())
+}
+
+/// Deletes what removed runs left, and says what became of each.
+async fn sweep(
+    project: &Project,
+    variables: Variables,
+    options: &SweepOptions,
+    say: Say,
+) -> Result<ExitCode, Failure> {
+    let store = open(&path_of(project)?).await?;
+    let storages = open_storages(project, variables).await?;
+    let name = &project.environment.run_storage;
+    let storage = storages.get(name).ok_or_else(|| {
+        Failure::wrong(format!("the storage `{name}`, where runs lie, isn't there"))
+    })?;
+    let bar = say.bar("sweeping", None);
+    let now = SystemClock::new().now();
+    let swept = windlass::sweep(&store, name, &**storage, now, options).await;
+    bar.finish_and_clear();
+    let swept = swept?;
+    let sum = |of: fn(&SweptRun) -> u64| swept.iter().map(of).sum::<u64>();
+    let (objects, bytes) = (sum(|r| r.objects), sum(|r| r.bytes));
+    let (kept, kept_bytes) = (sum(|r| r.kept_objects), sum(|r| r.kept_bytes));
+    let runs = swept.iter().map(|r| {
+        json!({
+            "run": r.run, "folder": r.folder, "objects": r.objects, "bytes": r.bytes,
+            "kept_objects": r.kept_objects, "kept_bytes": r.kept_bytes,
+        })
+    });
+    let object = json!({
+        "storage": name, "dry_run": options.dry_run, "objects": objects, "bytes": bytes,
+        "kept_objects": kept, "kept_bytes": kept_bytes, "runs": runs.collect::<Vec<_>>(),
+    });
+    let mut text = String::new();
+    for r in swept.iter().filter(|r| options.dry_run || r.objects > 0) {
+        let (bytes, stays) = (HumanBytes(r.bytes), HumanBytes(r.kept_bytes));
+        text.push_str(&format!("  {}  {} objects, {bytes}", r.folder, r.objects));
+        if r.kept_objects > 0 {
+            text.push_str(&format!(
+                "; {} named elsewhere stay, {stays}",
+                r.kept_objects
+            ));
+        }
+        text.push('\n');
+    }
+    let done = if options.dry_run {
+        "would delete"
+    } else {
+        "deleted"
+    };
+    let all = HumanBytes(bytes);
+    text.push_str(&match objects {
+        0 => format!("nothing to sweep in storage {name}"),
+        _ => format!("{done} {objects} objects of removed runs in storage {name}, {all}"),
+    });
     say.done(&text, &object);
     Ok(Exit::Done.into())
 }

@@ -101,7 +101,7 @@ impl Project {
         let room = self.root.display();
         format!(
             "  - {{ name: {name}, run: {{ command: [sh, -c, 'cd {room}; echo {name} >> ran; echo $$ > {name}.pid; \
-             while [ ! -e {name}.go ]; do sleep 0.02; done; {rest}'] }}{more} }}\n"
+             while [ ! -e {name}.go ]; do [ -e {name}.pid ] || exit 1; sleep 0.02; done; {rest}'] }}{more} }}\n"
         )
     }
 

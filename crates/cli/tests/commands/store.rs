@@ -199,3 +199,91 @@ fn where_nothing_ran_there_is_no_store_to_look_after() {
     assert_eq!(error["event"], "error");
     assert!(!project.root.join("copy.db").exists());
 }
+
+/// Returns how many files lie below a folder.
+fn files(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    let entries = entries.map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { files(&path) } else { 1 })
+        .sum()
+}
+
+#[test]
+fn what_removed_runs_left_is_swept_but_for_what_a_kept_result_names() {
+    let project = Project::empty();
+    let environment = project.root.join("environments/dev.yaml");
+    let text = std::fs::read_to_string(&environment).unwrap();
+    std::fs::write(
+        &environment,
+        format!("{text}retention: {{ keep_last: 1 }}\n"),
+    )
+    .unwrap();
+    project.pipeline(
+        "work",
+        "  - { name: kept, run: { command: [sh, -c, 'echo 42 > $WINDLASS_OUTPUTS/data; echo lost > $WINDLASS_OUTPUTS/rest'], outputs: [data, rest] }, cache: true }\n\
+         \x20 - { name: own, run: { command: [sh, -c, 'cat $WINDLASS_INPUTS/data > $WINDLASS_OUTPUTS/copy'], inputs: { data: kept.data }, outputs: [copy] } }\n",
+    );
+    let first = project
+        .run(&["run", "work", "--date", DATE, "--json"])
+        .expect(0);
+    let nothing = project
+        .run(&["store", "sweep", "--min-age", "0s"])
+        .expect(0);
+    assert_eq!(nothing.out, "nothing to sweep in storage runs\n");
+    // Each command is a host, which forgets all but the last run.
+    let of = |n: u32| {
+        let key = format!("run-{n}");
+        project
+            .run(&["run", "work", "--date", DATE, "--key", &key])
+            .expect(0);
+        let swept = ["store", "sweep", "--min-age", "0s", "--dry-run", "--json"];
+        let found = project.run(&swept).expect(0).json();
+        (found["kept_objects"].as_u64().unwrap() > 0).then_some(found)
+    };
+    let told = (0..100)
+        .find_map(of)
+        .expect("the first run is forgotten in time");
+    drop(first);
+
+    let runs = project.root.join(".windlass/runs/work");
+    let before = files(&runs);
+    assert_eq!(told["dry_run"], true);
+    let swept = project
+        .run(&["store", "sweep", "--min-age", "0s", "--json"])
+        .expect(0)
+        .json();
+    assert_eq!(
+        (&swept["objects"], &swept["runs"]),
+        (&told["objects"], &told["runs"])
+    );
+    assert_eq!(
+        files(&runs) as u64,
+        before as u64 - swept["objects"].as_u64().unwrap()
+    );
+    let again = project
+        .run(&["store", "sweep", "--min-age", "0s", "--json"])
+        .expect(0)
+        .json();
+    assert_eq!(
+        (&again["objects"], &again["kept_objects"]),
+        (&Value::from(0), &swept["kept_objects"])
+    );
+    // What was kept is still served.
+    project
+        .run(&["run", "work", "--date", DATE, "--key", "last"])
+        .expect(0);
+    let why = project
+        .run(&["explain", "last", "kept", "--json"])
+        .expect(0)
+        .json();
+    assert_eq!(why["steps"][0]["cache"]["found"], "hit", "{why}");
+    let young = project.run(&["store", "sweep"]).expect(0);
+    assert_eq!(young.out, "nothing to sweep in storage runs\n");
+    let file = project
+        .run(&["store", "sweep", "--file", "copy.db"])
+        .expect(2);
+    assert!(file.err.contains("take --file away"), "{}", file.err);
+}
