@@ -13,6 +13,7 @@ mod given;
 mod handover;
 mod kill_cases;
 mod retention;
+mod sweep;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

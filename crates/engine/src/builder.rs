@@ -476,7 +476,7 @@ impl EngineBuilder {
             woken: Notify::new(),
             generation: AtomicU64::new(0),
             closing: closing_signal,
-            deployed: tokio::sync::Notify::new(),
+            deployed: Notify::new(),
             failed: Mutex::new(None),
         });
         for (name, step) in &core.tx_steps {

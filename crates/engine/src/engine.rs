@@ -53,7 +53,7 @@ pub(crate) struct Core {
     pub(crate) quotas: Vec<Quota>,
     pub(crate) pools: PoolTree,
     /// Rings when a pipeline was deployed.
-    pub(crate) deployed: tokio::sync::Notify,
+    pub(crate) deployed: Notify,
     /// What the shares of owners of pipelines are divided by.
     pub(crate) weights: BTreeMap<String, NonZeroU32>,
     pub(crate) secrets: SecretLookup,

@@ -51,7 +51,8 @@ pub struct Settings {
     pub retention: Retention,
     /// Which kept results are forgotten. Default: none.
     pub cache_retention: CacheRetention,
-    /// How often runs and kept results are looked through for that. Default: 10 min.
+    /// How often runs and kept results are looked through for that, beside each time a pipeline is deployed.
+    /// Default: 10 min.
     #[serde(with = "duration")]
     pub retention_interval: Duration,
     /// Bytes of each log of a job that are kept. Default: 16 MiB.
