@@ -40,6 +40,10 @@ const LIMIT: u64 = 64 << 20;
 /// let options = SweepOptions { dry_run: true, ..SweepOptions::default() };
 /// assert_eq!(options.min_age, Duration::from_secs(3_600));
 /// ```
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "hosts write it with `..SweepOptions::default()`"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SweepOptions {
     /// Nothing is deleted, only told.
