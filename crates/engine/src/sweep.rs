@@ -248,7 +248,8 @@ fn marked(key: &ObjectKey) -> Option<(RunId, ObjectKey)> {
     let (folder, MARK) = key.as_str().rsplit_once('/')? else {
         return None;
     };
-    Some((run_of(folder)?, ObjectKey::parse(folder).ok()?))
+    let run = run_of(folder).filter(|_| folder.split('/').count() == 4)?;
+    Some((run, ObjectKey::parse(folder).ok()?))
 }
 
 /// Returns the run in whose folder a key lies, if it does.
