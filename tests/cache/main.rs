@@ -5,6 +5,7 @@
 
 mod forgotten;
 mod keys;
+mod whole;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

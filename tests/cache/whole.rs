@@ -1,0 +1,44 @@
+//! Results that nobody can vouch for aren't kept, and what is asked anew is computed anew in whole.
+
+use windlass::run_store::Resolution;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_a_person_says_has_succeeded_leaves_nothing_to_be_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runs.db");
+    let work = Work::new(0);
+    let once = |step: StepSpec| {
+        let mut step = step.cache(policy());
+        Arc::make_mut(&mut step.policy).idempotent = Some(false);
+        step
+    };
+    let first = {
+        let (engine, _store) = open(&path).await;
+        engine.deploy(work.pipeline_with("p", once)).await.unwrap();
+        let first = engine.start(request("p", "one")).await.unwrap();
+        launched(&first).await;
+        engine.drain(std::time::Duration::ZERO).await.ok();
+        first.id()
+    };
+    let (engine, store) = open(&path).await;
+    engine.deploy(work.pipeline_with("p", once)).await.unwrap();
+    let first = engine.run(first).await.unwrap();
+    while row(&*store, &first).await.state != StepState::Unknown {
+        tokio::task::yield_now().await;
+    }
+    first
+        .resolve(Slot::step(0), Resolution::Succeeded)
+        .await
+        .unwrap();
+    assert_eq!(first.outcome().await.unwrap().state, RunState::Succeeded);
+    work.permits.add_permits(1);
+    let second = run(&engine, &*store, request("p", "two")).await;
+    assert_eq!(
+        (second.state, found(&second)),
+        (StepState::Succeeded, &CacheFound::Nothing),
+        "nobody knows what the first one came to"
+    );
+    assert!(second.output.is_some());
+}
