@@ -1,6 +1,7 @@
 //! Results that nobody can vouch for aren't kept, and what is asked anew is computed anew in whole.
 
-use windlass::run_store::Resolution;
+use windlass::run_store::{Resolution, RunQuery};
+use windlass::{Action, ChildSpec};
 
 use super::*;
 
@@ -41,4 +42,33 @@ async fn a_step_that_a_person_says_has_succeeded_leaves_nothing_to_be_served() {
         "nobody knows what the first one came to"
     );
     assert!(second.output.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_a_fresh_run_or_a_step_that_is_asked_again_starts_compute_anew_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, store) = open(&dir.path().join("runs.db")).await;
+    let work = Work::new(9);
+    engine
+        .deploy(work.pipeline("child", policy()))
+        .await
+        .unwrap();
+    let call = Action::Pipeline(Box::new(ChildSpec::new("child".parse().unwrap())));
+    let call = StepSpec::new("call".parse().unwrap(), call);
+    let parent = Pipeline::builder("parent").step(call).build().unwrap();
+    engine.deploy(parent).await.unwrap();
+    let first = engine.start(request("parent", "one")).await.unwrap();
+    first.outcome().await.unwrap();
+    run(&engine, &*store, request("parent", "served")).await;
+    assert_eq!(work.ran(), 1);
+    run(&engine, &*store, request("parent", "anew").fresh()).await;
+    assert_eq!(work.ran(), 2, "the run was asked to compute all anew");
+    let again = engine
+        .rerun(first.id(), &["call".parse().unwrap()])
+        .await
+        .unwrap();
+    assert_eq!(again.outcome().await.unwrap().state, RunState::Succeeded);
+    assert_eq!(work.ran(), 3, "the step was asked to run again");
+    let runs = store.runs(&RunQuery::default()).await.unwrap();
+    assert_eq!(runs.len(), 8);
 }
