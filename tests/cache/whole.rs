@@ -1,7 +1,10 @@
 //! Results that nobody can vouch for aren't kept, and what is asked anew is computed anew in whole.
 
 use windlass::run_store::{Resolution, RunQuery};
-use windlass::{Action, ChildSpec};
+use windlass::{
+    Action, ChildSpec, LargeValues, MOST_INLINE, MemoryStorage, MemoryStore, ObjectKey, Storage,
+    StorageExt,
+};
 
 use super::*;
 
@@ -71,4 +74,43 @@ async fn runs_that_a_fresh_run_or_a_step_that_is_asked_again_starts_compute_anew
     assert_eq!(work.ran(), 3, "the step was asked to run again");
     let runs = store.runs(&RunQuery::default()).await.unwrap();
     assert_eq!(runs.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_result_whose_large_value_is_lost_is_computed_and_kept_anew() {
+    let lake = Arc::new(MemoryStorage::new());
+    let folder = ObjectKey::parse("values").unwrap();
+    let store: Arc<dyn RunStore> = Arc::new(LargeValues::new(
+        Arc::new(MemoryStore::new()),
+        Arc::<MemoryStorage>::clone(&lake) as Arc<dyn Storage>,
+        folder.clone(),
+    ));
+    let engine = Engine::builder_shared(Arc::clone(&store));
+    let engine = engine.build().await.unwrap();
+    let mut p = Pipeline::builder("p");
+    let action = p.implement("long", from_fn(|_| async { Ok("x".repeat(MOST_INLINE)) }));
+    p.push(StepSpec::new("long".parse().unwrap(), action).cache(policy()));
+    engine.deploy(p.build().unwrap()).await.unwrap();
+    run(&engine, &*store, request("p", "one")).await;
+    for object in lake.list_sorted(&folder).await.unwrap() {
+        if object.key.as_str().contains("/cache-") {
+            lake.delete(&object.key).await.unwrap();
+        }
+    }
+    let all = CacheQuery::Behind {
+        last: None,
+        limit: 9,
+    };
+    let kept = store.cache(&all).await.unwrap();
+    assert_eq!(kept.len(), 1, "it can be found, to be forgotten");
+    let second = run(&engine, &*store, request("p", "two")).await;
+    assert_eq!(
+        (second.state, found(&second)),
+        (StepState::Succeeded, &CacheFound::Nothing)
+    );
+    let third = run(&engine, &*store, request("p", "three")).await;
+    assert_eq!(
+        (third.state, third.output),
+        (StepState::Cached, second.output)
+    );
 }
