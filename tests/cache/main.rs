@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod forgotten;
+mod held;
 mod keys;
+mod whole;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

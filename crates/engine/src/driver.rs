@@ -32,9 +32,9 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use windlass_core::run_store::{AttemptRecord, EventRecord, OutboxRecord, RunRecord};
 use windlass_core::{
-    AttemptNo, CancelTrigger, Claim, Digest, FencingToken, JobHandle, LogicalName, MEMORY,
-    Pipeline, PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot,
-    StorageUri, TimeoutKind, Timestamp,
+    AttemptNo, CancelTrigger, Digest, FencingToken, JobHandle, LogicalName, MEMORY, Pipeline,
+    PipelineName, Reactor, Resources, RunContext, RunId, RunKey, SignalId, Slot, StorageUri,
+    TimeoutKind, Timestamp,
 };
 
 use crate::admission::Admission;
@@ -161,8 +161,8 @@ pub(crate) struct Gate {
     pub(crate) told: Vec<oneshot::Sender<()>>,
     /// What came from outside and was judged, until that is in.
     pub(crate) inputs: Vec<Taken>,
-    /// Rights to compute results that nobody computes here any more; other hosts may have them when those are in.
-    pub(crate) claims: Vec<Claim>,
+    /// Computations of results that are over, by their keys and numbers: they end when those are in.
+    pub(crate) flights: Vec<(Digest, u64)>,
     /// Jobs whose end is in, so that their targets may forget them.
     pub(crate) released: Vec<(LogicalName, JobHandle)>,
 }
@@ -662,7 +662,7 @@ impl Gate {
             && self.events.is_empty()
             && self.outbox.is_empty()
             && self.seals.is_empty()
-            && self.claims.is_empty()
+            && self.flights.is_empty()
             && self.started.is_empty()
             && self.told.is_empty()
             && self.released.is_empty()

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore,
-    StepRecord, StoreError, Transition, Verdict, VersionRecord,
+    StepRecord, StoreError, StoreErrorKind, Transition, Verdict, VersionRecord,
 };
 use windlass_core::{
     CacheEntry, CacheQuery, Digest, EffectKind, Json, ObjectKey, PutMode, RunId, RunKey, Sharing,
@@ -163,7 +163,11 @@ impl LargeValues {
             .get(&key, size)
             .await
             .map_err(|e| match e.kind() {
-                StorageErrorKind::NotFound => lost("a large value is gone").with_source(e),
+                StorageErrorKind::NotFound => {
+                    let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.remove(&key);
+                    lost("a large value is gone").with_source(e)
+                }
                 _ => {
                     let what = format!("a large value can't be read {} object=`{object}`", place());
                     StoreError::unavailable(what).with_source(e)
@@ -325,10 +329,20 @@ impl RunStore for LargeValues {
     }
 
     async fn cache(&self, query: &CacheQuery) -> Result<Vec<CacheEntry>, StoreError> {
-        let mut entries = self.inner.cache(query).await?;
-        for entry in &mut entries {
-            self.attach(entry.run, entry.slot, &mut entry.output.value)
-                .await?;
+        let mut entries = Vec::new();
+        for mut entry in self.inner.cache(query).await? {
+            let value = &mut entry.output.value;
+            match self.attach(entry.run, entry.slot, value).await {
+                Ok(()) => entries.push(entry),
+                // To whoever looks for it, a result whose value is lost was never kept; whoever goes through
+                // all of them finds it, to drop it.
+                Err(e) if e.kind() == StoreErrorKind::Corrupt => {
+                    if matches!(query, CacheQuery::Behind { .. }) {
+                        entries.push(entry);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(entries)
     }

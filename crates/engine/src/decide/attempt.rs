@@ -265,7 +265,9 @@ impl RunState {
         out.event(|| EventKind::StepResolved { slot, resolution });
         match resolution {
             Resolution::Succeeded => {
-                self.extras.entry(slot).or_default().failure = None;
+                let extra = self.extras.entry(slot).or_default();
+                // What it came to isn't known, so there is nothing to keep for others.
+                (extra.failure, extra.cache) = (None, None);
                 self.finish(slot, StepState::Succeeded, at, out);
             }
             Resolution::Retry => self.begin(slot, at, out),

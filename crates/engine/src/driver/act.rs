@@ -216,6 +216,7 @@ impl Driver {
             );
         }
         request.parent = Some((run, slot));
+        request.fresh = active.record.fresh || active.state.is_asked_again(slot.step);
         match self.create(&request) {
             Ok(child) => {
                 self.apply(run, Input::Started { slot, token });

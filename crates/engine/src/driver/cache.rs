@@ -5,8 +5,9 @@
 //! when the leader has its end, or gets no further: it was paused, waits to be tried again, or for a person.
 //! Waiting holds no room, so nobody waits for a waiter.
 //!
-//! On a store that hosts share, a leader looks once more when its host has claimed the result, and the claim is
-//! given back when what the leader left is in.
+//! A flight lasts until what its leader left is in: who missed the result before that waits, and whoever takes
+//! the lead after it finds the result. On a store that hosts share, a leader looks once more when its host has
+//! claimed the result, and the claim is given back with the end of the flight.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,6 @@ use windlass_core::{
 use super::{Active, Driver, Message};
 use crate::bound::Kind;
 use crate::cache::{self, Aloft, Leave, Looked, Lookup};
-use crate::decide::Command;
 use crate::state::Stage;
 
 /// A slot of a run.
@@ -41,6 +41,8 @@ struct Flight {
     aloft: Arc<Aloft>,
     waiting: Vec<Who>,
     claim: Option<Claim>,
+    /// Its leader is done, and what that left is on its way to the store.
+    lands: bool,
     /// What is under way for it, and of no use without it.
     task: Option<AbortHandle>,
 }
@@ -85,9 +87,15 @@ impl Flights {
                 }),
                 waiting: Vec::new(),
                 claim: None,
+                lands: false,
                 task: None,
             }
         })
+    }
+
+    /// Forgets all of them, with the runs that wait.
+    pub(super) fn clear(&mut self) {
+        self.by_key.clear();
     }
 
     /// Keeps what a flight was given, if it isn't over.
@@ -127,7 +135,7 @@ impl Driver {
         };
         let (key, who) = (lookup.key(), (run, slot));
         let flight = self.flights.of(key, who);
-        if flight.leader != who {
+        if flight.lands || flight.leader != who {
             if !flight.waiting.contains(&who) {
                 flight.waiting.push(who);
             }
@@ -158,7 +166,7 @@ impl Driver {
             .store
             .as_ref()
             .is_some_and(|s| s.sharing().is_some());
-        if !shared || flight.leader != (run, slot) {
+        if !shared || flight.lands || flight.leader != (run, slot) {
             return;
         }
         let (core, inbox) = (Arc::clone(&self.core), self.own_inbox.clone());
@@ -173,23 +181,32 @@ impl Driver {
         flight.goes_on_with(claim);
     }
 
-    /// Lets those look again that waited for a computation which is over, once what it left is in.
+    /// Finds the computations that are over; they end when what they left is in.
     pub(super) fn end_flights(&mut self) {
-        if self.flights.by_key.is_empty() {
-            return;
-        }
         // Whatever changed: a run that another host has by now isn't touched here.
         let runs = &self.runs;
         let goes_on =
             |(run, slot): (RunId, Slot)| runs.get(&run).is_some_and(|a| is_at_it(a, slot));
-        let flights = &mut self.flights.by_key;
-        let over = flights.iter().filter(|(_, f)| !goes_on(f.leader));
-        let over: Vec<Digest> = over.map(|(key, _)| *key).collect();
-        for mut flight in over.iter().filter_map(|key| flights.remove(key)) {
-            self.gate.claims.extend(flight.claim.take());
-            for (run, slot) in flight.waiting.drain(..) {
-                self.gate.commands.push((run, Command::LookUp { slot }));
+        for (key, flight) in &mut self.flights.by_key {
+            if !flight.lands && !goes_on(flight.leader) {
+                flight.lands = true;
+                flight.task.take().inspect(AbortHandle::abort);
+                self.gate.flights.push((*key, flight.aloft.number));
             }
+        }
+    }
+
+    /// What the leader of that flight left is in: those that waited look again.
+    pub(super) fn land(&mut self, key: &Digest, number: u64) {
+        let flights = &mut self.flights.by_key;
+        if flights.get(key).is_none_or(|f| f.aloft.number != number) {
+            return;
+        }
+        let waiting = flights
+            .remove(key)
+            .map(|mut f| std::mem::take(&mut f.waiting));
+        for (run, slot) in waiting.into_iter().flatten() {
+            self.look_up(run, slot);
         }
     }
 }

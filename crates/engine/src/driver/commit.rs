@@ -301,6 +301,9 @@ impl Driver {
         for (run, key, reply) in gate.started {
             drop(reply.send(self.started(run, &key)));
         }
+        for (key, number) in gate.flights {
+            self.land(&key, number);
+        }
         for (run, command) in gate.commands {
             self.act(run, &command);
         }

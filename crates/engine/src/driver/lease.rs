@@ -70,6 +70,7 @@ impl Driver {
                 for gate in std::mem::take(&mut self.gates) {
                     gate.moved();
                 }
+                self.flights.clear();
                 self.backlog.clear();
                 self.core.next_generation();
             }

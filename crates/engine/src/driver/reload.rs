@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use windlass_core::run_store::{AttemptRecord, EventRecord, StoreError, StoreErrorKind};
 use windlass_core::{FencingToken, JobHandle, LogicalName, RunId, RunKey, error_chain};
 
-use super::cache::Flights;
 use super::effect::{Seal, sealed};
 use super::{Active, Driver, Gate, StartReply};
 use crate::Error;
@@ -127,7 +126,7 @@ impl Driver {
         // Whatever failed meanwhile is of the one before.
         self.core.next_generation();
         self.alarms.clear();
-        self.flights = Flights::default();
+        self.flights.clear();
         self.known_versions.clear();
         self.taken_signals.clear();
         self.idle_signals.clear();

@@ -3,7 +3,8 @@
 //! An effect is applied in a savepoint, so one that fails takes back what it did and nothing else. It can't
 //! end the transaction, change settings or reach the store's own tables: an authorizer looks at each
 //! statement that it prepares, and lets through what is on its list. What SQLite ends by itself (`OR
-//! ROLLBACK`, `RAISE(ROLLBACK)`) is noticed, and the group is written again without that effect.
+//! ROLLBACK`, `RAISE(ROLLBACK)`) is noticed, and the group is written again without that effect; what the
+//! effect does from there on would be a transaction of its own, which a hook keeps from being committed.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -190,8 +191,8 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// Sets the authorizer of a connection, which lets everything through while no effect is applied. Once,
-    /// before anything is prepared: each setting makes SQLite prepare all statements anew.
+    /// Sets the authorizer and the commit hook of a connection, which let everything through while no effect
+    /// is applied. Once, before anything is prepared: each setting makes SQLite prepare all statements anew.
     pub(super) fn watch(db: &mut Connection) -> Result<Self, rusqlite::Error> {
         let own = own_names()?;
         let watching = Arc::new(AtomicBool::new(false));
@@ -204,6 +205,10 @@ impl Effects {
             }
         };
         db.authorizer(Some(authorize)).done()?;
+        let on = Arc::clone(&watching);
+        // True makes it a rollback.
+        db.commit_hook(Some(move || on.load(Ordering::Relaxed)))
+            .done()?;
         Ok(Self { watching })
     }
 
@@ -215,18 +220,22 @@ impl Effects {
     ) -> Result<Option<Failure>, Refused> {
         db.execute_batch("SAVEPOINT windlass_effect")?;
         let tx = SqliteTx { db };
-        let failed = effects
-            .iter()
-            .try_for_each(|effect| self.apply_one(&tx, effect));
+        let ended = || Failure::permanent("its effect rolled the whole transaction back");
+        let failed = effects.iter().try_for_each(|effect| {
+            self.apply_one(&tx, effect)?;
+            if db.is_autocommit() {
+                return Err(Refused::Effect(ended()));
+            }
+            Ok(())
+        });
         let failure = match failed {
             Ok(()) => None,
+            Err(Refused::Effect(failure)) if db.is_autocommit() => {
+                return Err(Refused::Effect(failure));
+            }
             Err(Refused::Effect(failure)) => Some(failure),
             Err(other) => return Err(other),
         };
-        if db.is_autocommit() {
-            let ended = || Failure::permanent("its effect rolled the whole transaction back");
-            return Err(Refused::Effect(failure.unwrap_or_else(ended)));
-        }
         db.execute_batch(match failure {
             None => "RELEASE windlass_effect",
             Some(_) => "ROLLBACK TO windlass_effect; RELEASE windlass_effect",

@@ -346,6 +346,39 @@ async fn an_effect_of_a_transition_that_is_refused_for_its_key_is_not_applied() 
 }
 
 #[tokio::test]
+async fn what_an_effect_does_after_it_ended_the_transaction_is_not_in() {
+    let world = World::new().await;
+    world.commit(vec![run_with(1, [add(1)])]).await;
+    let goes_on = effect(|tx| {
+        let mut prepared = tx.prepare("INSERT INTO app_row (n) VALUES (3)")?;
+        tx.execute("INSERT OR ROLLBACK INTO app_row (n) VALUES (1)", [])
+            .ok();
+        // Neither of them is within a transaction any more.
+        prepared.execute([]).ok();
+        tx.execute("INSERT INTO app_row (n) VALUES (4)", []).ok();
+        tx.execute("CREATE TABLE app_late (n)", []).ok();
+        Ok(())
+    });
+    let verdicts = world
+        .commit(vec![
+            run_with(2, [add(2)]),
+            run_with(3, [goes_on, add(5)]),
+            run_with(4, [add(6)]),
+        ])
+        .await;
+    let message = &failure(&verdicts[1]).message;
+    assert_eq!(message, "its effect rolled the whole transaction back");
+    assert_eq!(world.numbers(), [1, 2, 6]);
+    assert!(!world.has_run(3).await);
+    let late = effect(|tx| Ok(tx.execute("CREATE TABLE app_late (n)", []).map(drop)?));
+    assert_eq!(
+        world.commit(vec![run_with(5, [late])]).await,
+        [Verdict::Applied],
+        "it isn't there yet"
+    );
+}
+
+#[tokio::test]
 async fn a_batch_that_breaks_an_invariant_takes_its_effects_back() {
     let world = World::new().await;
     let orphan = EventRecord::new(id(9), 1, at(1), EventKind::RunCreated);
