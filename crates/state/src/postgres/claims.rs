@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 use windlass_core::run_store::StoreError;
 use windlass_core::{Claim, Digest};
@@ -28,6 +29,8 @@ pub(super) struct Claims {
 struct Session {
     client: Arc<Client>,
     returns: mpsc::UnboundedSender<i64>,
+    /// Gives locks back, and keeps the connection until all are.
+    keeper: AbortHandle,
 }
 
 /// A lock that is held.
@@ -53,8 +56,16 @@ impl Claims {
         }
     }
 
-    pub(super) async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError> {
-        let number = number(&self.options.schema, key);
+    /// Claims it. Whoever waits for the answer may stop: a lock that comes then is given back.
+    pub(super) async fn claim(self: &Arc<Self>, key: &Digest) -> Result<Option<Claim>, StoreError> {
+        let (me, number) = (Arc::clone(self), number(&self.options.schema, key));
+        let asked = tokio::spawn(async move { me.claim_lock(number).await });
+        asked.await.unwrap_or_else(|e| {
+            Err(StoreError::unavailable("a claim was given up: try again").with_source(e))
+        })
+    }
+
+    async fn claim_lock(&self, number: i64) -> Result<Option<Claim>, StoreError> {
         let mut kept = self.session.lock().await;
         let patience = (self.options.lease_ttl / 3).max(Duration::from_millis(250));
         #[expect(
@@ -68,8 +79,8 @@ impl Claims {
             )))
         });
         if answer.is_err() {
-            // It may have got the lock.
-            *kept = None;
+            // It may have got the lock, which ends with the connection, and with it all that are held by it.
+            kept.take().inspect(|session| session.keeper.abort());
         }
         answer
     }
@@ -79,7 +90,8 @@ impl Claims {
         kept: &mut Option<Session>,
         number: i64,
     ) -> Result<Option<Claim>, StoreError> {
-        if kept.as_ref().is_none_or(|s| s.client.is_closed()) {
+        let ended = |s: &Session| s.client.is_closed() || s.keeper.is_finished();
+        if kept.as_ref().is_none_or(ended) {
             let connection = open(&self.server, &self.options, Purpose::Claim).await?;
             *kept = Some(Session::begin(connection.client));
         }
@@ -110,21 +122,22 @@ impl Session {
         )]
         let (returns, mut returned) = mpsc::unbounded_channel();
         let client = Arc::new(client);
-        let session = Self {
-            client: Arc::clone(&client),
-            returns,
-        };
-        tokio::spawn(async move {
+        let held = Arc::clone(&client);
+        let keeper = tokio::spawn(async move {
             while let Some(number) = returned.recv().await {
                 let sql = "SELECT pg_advisory_unlock($1)";
-                let unlocked = in_time(PATIENCE, client.query(sql, &[&number])).await;
+                let unlocked = in_time(PATIENCE, held.query(sql, &[&number])).await;
                 if !matches!(unlocked, Some(Ok(_))) {
                     tracing::debug!("a claim could not be given back; its connection ends");
                     return;
                 }
             }
         });
-        session
+        Self {
+            client,
+            returns,
+            keeper: keeper.abort_handle(),
+        }
     }
 }
 
