@@ -297,6 +297,9 @@ pub trait Sharing: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Those of the store.
+    ///
+    /// # Cancel safety
+    /// May be dropped: what it would have claimed is free soon after.
     async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError>;
 
     /// Returns the hosts that are known, the latest seen first; those that are gone for a day may be

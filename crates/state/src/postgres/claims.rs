@@ -53,8 +53,16 @@ impl Claims {
         }
     }
 
-    pub(super) async fn claim(&self, key: &Digest) -> Result<Option<Claim>, StoreError> {
-        let number = number(&self.options.schema, key);
+    /// Claims it. Whoever waits for the answer may stop: a lock that comes then is given back.
+    pub(super) async fn claim(self: &Arc<Self>, key: &Digest) -> Result<Option<Claim>, StoreError> {
+        let (me, number) = (Arc::clone(self), number(&self.options.schema, key));
+        let asked = tokio::spawn(async move { me.claim_lock(number).await });
+        asked.await.unwrap_or_else(|e| {
+            Err(StoreError::unavailable("a claim was given up: try again").with_source(e))
+        })
+    }
+
+    async fn claim_lock(&self, number: i64) -> Result<Option<Claim>, StoreError> {
         let mut kept = self.session.lock().await;
         let patience = (self.options.lease_ttl / 3).max(Duration::from_millis(250));
         #[expect(

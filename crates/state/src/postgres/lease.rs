@@ -103,7 +103,7 @@ pub(super) struct Share {
     connection: AsyncMutex<Option<Connection>>,
     pool: std::sync::Arc<Pool>,
     listener: Listener,
-    claims: Claims,
+    claims: std::sync::Arc<Claims>,
 }
 
 impl Share {
@@ -115,7 +115,7 @@ impl Share {
     ) -> Self {
         let name = options.host_name.clone().unwrap_or_else(host_name);
         let listener = Listener::new(server.clone(), options.clone(), host.clone());
-        let claims = Claims::new(server.clone(), options.clone());
+        let claims = std::sync::Arc::new(Claims::new(server.clone(), options.clone()));
         Self {
             host,
             held: std::sync::Arc::new(Held::none()),

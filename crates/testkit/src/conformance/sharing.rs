@@ -165,6 +165,7 @@ where
             a_host_may_have_a_claim_more_than_once,
             claims_of_other_keys_are_free,
             a_claim_of_a_host_that_is_gone_is_free,
+            a_claim_that_nobody_waits_for_any_more_is_free,
         }
         news {
             a_signal_wakes_the_other_host,

@@ -1,5 +1,8 @@
 //! Rights to compute a result.
 
+use std::task::Poll;
+
+use futures::poll;
 use windlass_core::{Claim, Digest};
 
 use super::super::report::that;
@@ -64,4 +67,30 @@ pub(super) async fn a_claim_of_a_host_that_is_gone_is_free(p: Place) -> Found {
     has(&first, true, "the first")?;
     drop((first, one));
     claim_in_time(&other, b"a").await.map(drop)
+}
+
+pub(super) async fn a_claim_that_nobody_waits_for_any_more_is_free(p: Place) -> Found {
+    let (one, other) = (p.join().await, p.join().await);
+    // From now on it is one statement.
+    let _held = claim(&one, b"a").await?;
+    let mut polls = 1_u32;
+    loop {
+        let key = polls.to_be_bytes();
+        let mut asked = Box::pin(claim(&one, &key));
+        let mut answered = false;
+        for _ in 0..polls {
+            if let Poll::Ready(answer) = poll!(&mut asked) {
+                answer?;
+                answered = true;
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(asked);
+        claim_in_time(&other, &key).await?;
+        if answered {
+            return Ok(());
+        }
+        polls += 1 + polls / 16;
+    }
 }
