@@ -605,7 +605,8 @@ fn variables(
         .iter()
         .map(|(k, v)| (k.clone(), v.as_str().to_owned()));
     let context = &active.context;
-    let cache = active.bound.pipeline.step(slot.step).policy.cache.as_ref();
+    let step = active.bound.pipeline.step(slot.step);
+    let cache = step.policy.cache.as_ref();
     let engine = [
         ("WINDLASS_ENVIRONMENT", context.environment.to_string()),
         ("WINDLASS_ATTEMPT", attempt.to_string()),
@@ -617,9 +618,14 @@ fn variables(
         ("WINDLASS_RUN", context.run.to_string()),
         ("WINDLASS_DATE", context.date.to_string()),
     ];
+    // Nor is the number of the item.
+    let label = match cache {
+        Some(_) => step.name.to_string(),
+        None => active.state.label(slot),
+    };
     let of_step = [
         ("WINDLASS_PIPELINE", context.pipeline.to_string()),
-        ("WINDLASS_STEP", active.state.label(slot)),
+        ("WINDLASS_STEP", label),
     ];
     let of_run = of_run.into_iter().filter(|_| cache.is_none());
     let of_step = of_step

@@ -109,6 +109,26 @@ fn a_kept_step_is_not_told_what_is_not_in_its_key() {
 }
 
 #[test]
+fn a_kept_item_is_not_told_its_number_which_is_not_in_its_key() {
+    let project = Project::empty();
+    let room = project.root.display();
+    let over = |items: &str| {
+        let text = format!(
+            "name: work\nowner: us\nsteps:\n  - name: scale\n    map: {{ over: {items}, as: region }}\n\
+             \x20   run: {{ command: [sh, -c, 'echo {{{{ region }}}} $WINDLASS_STEP >> {room}/names'] }}\n    cache: true\n"
+        );
+        project.write("pipelines/work.yaml", &text);
+    };
+    for (key, items) in [("one", "[x]"), ("two", "[y, x]")] {
+        over(items);
+        let args = ["run", "work", "--date", "2026-11-03", "--key", key];
+        project.run(&args).expect(0);
+    }
+    let names = std::fs::read_to_string(project.root.join("names")).unwrap();
+    assert_eq!(names.lines().collect::<Vec<_>>(), ["x scale", "y scale"]);
+}
+
+#[test]
 fn what_is_shared_is_served_to_other_pipelines_and_no_cache_computes_anew() {
     let project = project();
     // The note that it ran would be another command.
