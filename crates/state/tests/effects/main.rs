@@ -469,6 +469,55 @@ async fn an_effect_reaches_neither_the_stores_tables_nor_its_transaction() {
 }
 
 #[tokio::test]
+async fn views_and_triggers_of_an_effect_reach_the_stores_tables_no_more_than_it_does() {
+    let world = World::new().await;
+    let makes = effect(|tx| {
+        for sql in [
+            "CREATE TABLE app_bait (n INTEGER)",
+            "CREATE VIEW app_spy AS SELECT run_key FROM run",
+            "CREATE VIEW app_count AS SELECT 1 AS one FROM Run",
+            "CREATE VIEW app_way AS SELECT n FROM app_bait",
+            "CREATE TRIGGER app_in INSTEAD OF INSERT ON app_way BEGIN DELETE FROM run; END",
+            "CREATE TRIGGER app_kill AFTER INSERT ON app_bait BEGIN UPDATE run_state SET state = 3; END",
+            "CREATE TRIGGER app_read AFTER DELETE ON app_bait BEGIN INSERT INTO app_row (n) SELECT step FROM step; END",
+        ] {
+            tx.execute(sql, [])?;
+        }
+        Ok(())
+    });
+    let verdicts = world.commit(vec![run_with(1, [makes])]).await;
+    assert_eq!(verdicts, [Verdict::Applied], "none of them is run yet");
+    let before = world.store.run(id(1)).await.unwrap();
+    for (n, sql) in (100..).zip([
+        "INSERT INTO app_bait (n) VALUES (1)",
+        "DELETE FROM app_bait",
+        "INSERT INTO app_way (n) VALUES (1)",
+        "CREATE TABLE app_copy AS SELECT * FROM app_spy",
+        "INSERT INTO app_row (n) SELECT one FROM app_count",
+        "INSERT INTO app_row (n) SELECT 1 FROM run AS r WHERE EXISTS (SELECT 1 FROM main.step)",
+        "UPDATE app_row SET n = 7 FROM event",
+        "ALTER TABLE app_bait RENAME TO Meta",
+        "DROP TABLE sqlite_schema",
+        "DELETE FROM sqlite_schema",
+        "UPDATE sqlite_schema SET sql = ''",
+        "INSERT INTO app_row (n) SELECT 1 FROM pragma_database_list",
+    ]) {
+        let verdict = world
+            .commit(vec![run_with(n, [add_and(n, sql)])])
+            .await
+            .remove(0);
+        println!("{sql}: {}", failure(&verdict).message);
+        assert!(!world.has_run(n).await, "{sql}");
+    }
+    assert_eq!(world.numbers(), [0; 0]);
+    assert_eq!(world.store.run(id(1)).await.unwrap(), before);
+    // The store goes on beside them, and its own statements set none of them off.
+    let verdicts = world.commit(vec![run_with(2, [add(2)])]).await;
+    assert_eq!(verdicts, [Verdict::Applied]);
+    assert_eq!(world.store.check().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
 async fn an_effect_makes_changes_and_reads_tables_of_the_host() {
     let world = World::new().await;
     let makes = effect(|tx| {
