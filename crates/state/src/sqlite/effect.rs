@@ -292,7 +292,7 @@ fn is_of_file(e: &rusqlite::Error) -> bool {
 }
 
 /// Returns the names of the store's tables, indexes and views, as its migrations make them.
-fn own_names() -> Result<&'static HashSet<String>, rusqlite::Error> {
+pub(super) fn own_names() -> Result<&'static HashSet<String>, rusqlite::Error> {
     static NAMES: OnceLock<HashSet<String>> = OnceLock::new();
     if let Some(names) = NAMES.get() {
         return Ok(names);

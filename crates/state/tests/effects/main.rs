@@ -558,6 +558,23 @@ async fn an_effect_makes_changes_and_reads_tables_of_the_host() {
 }
 
 #[tokio::test]
+async fn keys_between_tables_of_the_host_are_no_matter_of_a_check() {
+    let world = World::new().await;
+    for sql in [
+        "CREATE TABLE app_order (customer INTEGER REFERENCES app_row (n))",
+        "CREATE TABLE app_line (item TEXT REFERENCES app_order (customer))",
+        "CREATE TABLE app_note (note TEXT REFERENCES app_none)",
+        "INSERT INTO app_order (customer) VALUES (7)",
+        "INSERT INTO app_line (item) VALUES ('x')",
+    ] {
+        let one = effect(move |tx| Ok(tx.execute(sql, []).map(drop)?));
+        let made = Transition::new(vec![Change::Effect(one)]);
+        assert_eq!(world.commit(vec![made]).await, [Verdict::Applied], "{sql}");
+        assert_eq!(world.store.check().await.unwrap(), [""; 0], "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn a_store_refuses_effects_that_are_not_for_it() {
     struct Strange;
     impl StoreEffect for Strange {
