@@ -8,9 +8,11 @@
 //! was served it or took it over, in a published version. Names only pass from kept results to rows, from
 //! rows to rows of runs that began later or of their parents, and from rows to versions. They are read in
 //! this order, runs from the oldest on, after it is known whose folders are looked at and before anything is
-//! deleted; a kept result that an unfinished run may have been served, the runs that unfinished runs rerun,
-//! and their children are not forgotten meanwhile. So a name that moves during the sweep is seen where it came
-//! from or where it went.
+//! deleted; a kept result that an unfinished run was served, the runs that unfinished runs rerun, and their
+//! children are not forgotten meanwhile. So a name that moves during the sweep is seen where it came from or
+//! where it went. A kept result that a look has just found may still be forgotten before the row of the step
+//! that is served is in: unfinished runs are read once more at the end, so such a look would have to last as
+//! long as the whole reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -164,8 +166,13 @@ pub async fn sweep(
         named: BTreeMap::new(),
     };
     names.of_results(store).await.map_err(failed)?;
-    names.of_runs(store).await.map_err(failed)?;
+    names
+        .of_runs(store, RunQuery::default())
+        .await
+        .map_err(failed)?;
     names.of_versions(storage).await?;
+    let unfinished = names.of_runs(store, RunQuery::unfinished());
+    unfinished.await.map_err(failed)?;
     let named = names.named;
     let mut swept = Vec::with_capacity(forgotten.len());
     for (run, folder) in &forgotten {
@@ -300,8 +307,8 @@ impl Names<'_> {
         }
     }
 
-    async fn of_runs(&mut self, store: &dyn RunStore) -> Result<(), StoreError> {
-        let mut query = RunQuery::default().oldest_first().limit(PAGE);
+    async fn of_runs(&mut self, store: &dyn RunStore, which: RunQuery) -> Result<(), StoreError> {
+        let mut query = which.oldest_first().limit(PAGE);
         loop {
             let page = store.runs(&query).await?;
             for run in &page {
