@@ -7,24 +7,25 @@
 //! Nothing here fails a step: where it can't be told what a result depends on, it is computed and not kept.
 
 mod code;
+mod unread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use windlass_core::{
     Action, Artifact, CacheEntry, CacheFound, CacheNote, CacheParts, CachePolicy, CacheQuery,
-    Claim, ClockExt, Digest, DigestWriter, FencingToken, LogicalName, RunId, RunSpec, Slot,
-    SoftwareSpec, StepOutput, Storage, StorageExt, StorageUri, Storages, Timestamp, error_chain,
-    templates,
+    Claim, ClockExt, Digest, FencingToken, LogicalName, RunId, RunSpec, Slot, SoftwareSpec,
+    StepOutput, Storage, StorageExt, StorageUri, Storages, Timestamp, error_chain, templates,
 };
 
-use crate::bound::{Kind, fill, item_of};
+pub(crate) use self::unread::Premise;
+use self::unread::Unread;
+use crate::bound::{Code, Kind, fill, item_of};
 use crate::decide::Input;
 use crate::driver::{Active, Message};
 use crate::engine::Core;
-use crate::jobs::{Source, code_path, sources};
+use crate::jobs::{Source, sources};
 
 /// Between two questions whether another host still computes a result.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -45,9 +46,7 @@ pub(crate) struct Lookup {
     policy: CachePolicy,
     /// Nothing is to be served, only the key to be found.
     anew: bool,
-    code: Option<std::path::PathBuf>,
-    lock: Option<std::path::PathBuf>,
-    inputs: Vec<(String, Source)>,
+    unread: Unread,
 }
 
 /// What a look came to.
@@ -119,12 +118,14 @@ impl Lookup {
             line,
             policy,
             anew: active.record.fresh || active.state.is_asked_again(slot.step),
-            code: None,
-            lock: None,
-            inputs: Vec::new(),
+            unread: Unread::default(),
         };
         match active.bound.kind(slot.step) {
             Kind::Job => lookup.add_job(core, active, slot)?,
+            // A run of before its code had one: to serve it would leave the effect out.
+            Kind::Native(code) if matches!(active.bound.code(code), Code::Tx(_)) => {
+                return Err("its effect is no result".to_owned());
+            }
             _ => lookup.add_code(active, slot),
         }
         Ok(lookup)
@@ -143,7 +144,9 @@ impl Lookup {
         let Action::Run(run) = action else {
             return Err("only `run` steps and steps in Rust have kept results".to_owned());
         };
-        for (_, template, _) in templates(step) {
+        // What decides whether it runs, and over which items, is no part of an item's result.
+        let of_run = templates(step).into_iter();
+        for (_, template, _) in of_run.filter(|(at, ..)| at.starts_with("run/")) {
             let Ok(read) = core.expressions.references(template) else {
                 continue;
             };
@@ -156,16 +159,19 @@ impl Lookup {
                     .set(format!("parameter {name}"), value.to_string());
             }
         }
-        self.add_run(core, &run)?;
-        let found = sources(active, &run, token).map_err(|f| f.message)?;
-        self.inputs = found
-            .into_iter()
-            .map(|(name, source)| (format!("input {name}"), source))
-            .collect();
+        self.add_run(&run)?;
+        let inputs = sources(active, &run, token).map_err(|f| f.message)?;
+        for (name, source) in &inputs {
+            if let Source::Artifact(artifact) = source {
+                self.parts
+                    .set_digest(format!("input {name}"), &artifact.digest);
+            }
+        }
+        self.unread = Unread::of(core, &run, &inputs)?;
         Ok(())
     }
 
-    fn add_run(&mut self, core: &Core, run: &RunSpec) -> Result<(), String> {
+    fn add_run(&mut self, run: &RunSpec) -> Result<(), String> {
         let parts = &mut self.parts;
         parts.set("command", json(&run.command)?);
         parts.set("outputs", json(&run.outputs)?);
@@ -176,12 +182,11 @@ impl Lookup {
         for (variable, name) in &run.secrets {
             parts.set(format!("secret {variable}"), name);
         }
-        let path = |path: &str| code_path(core, path).map_err(|f| f.message);
-        self.code = run.code.as_deref().map(path).transpose()?;
         match &run.software {
             SoftwareSpec::Host => parts.set("software", "host"),
-            SoftwareSpec::Container(image) => parts.set("software", image),
-            SoftwareSpec::Python(lock) | SoftwareSpec::R(lock) => self.lock = Some(path(lock)?),
+            SoftwareSpec::Container(image) => parts.set("software", format!("container {image}")),
+            // By the content of their lock file.
+            SoftwareSpec::Python(_) | SoftwareSpec::R(_) => {}
             _ => return Err("software of a kind that this version doesn't know".to_owned()),
         }
         Ok(())
@@ -219,7 +224,7 @@ impl Lookup {
 
     /// Reads what the key needs, and looks.
     pub(crate) async fn run(mut self, core: &Core) -> Looked {
-        if let Err(why) = self.read(&core.storages).await {
+        if let Err(why) = self.unread.read(&core.storages, &mut self.parts).await {
             return Looked::unknown(why);
         }
         self.look(core).await
@@ -243,29 +248,6 @@ impl Lookup {
 
     pub(crate) fn key(&self) -> Digest {
         self.parts.key()
-    }
-
-    async fn read(&mut self, storages: &Storages) -> Result<(), String> {
-        if let Some(path) = self.code.take() {
-            let digest = code::digest_of_folder(path).await;
-            let digest = digest.map_err(|e| format!("its code can't be read: {e}"))?;
-            self.parts.set_digest("code", &digest);
-        }
-        if let Some(path) = self.lock.take() {
-            let digest = code::digest_of_file(path).await;
-            let digest = digest.map_err(|e| format!("its lock file can't be read: {e}"))?;
-            self.parts.set_digest("software", &digest);
-        }
-        for (name, source) in std::mem::take(&mut self.inputs) {
-            let digest = match source {
-                Source::Artifact(artifact) => artifact.digest,
-                Source::Uri(uri) => digest_of(storages, &uri)
-                    .await
-                    .map_err(|why| format!("its {name} can't be read: {why}"))?,
-            };
-            self.parts.set_digest(name, &digest);
-        }
-        Ok(())
     }
 
     async fn found(&self, core: &Core) -> Result<(CacheFound, Option<Arc<StepOutput>>), String> {
@@ -402,34 +384,4 @@ fn storage_of<'a>(
     let storage = storages.get(&uri.storage);
     let storage = storage.ok_or_else(|| format!("there is no storage `{}`", &uri.storage))?;
     Ok((storage, uri))
-}
-
-/// Returns the digest of an object, or of all below a folder with their names: what an artifact has.
-async fn digest_of(storages: &Storages, uri: &StorageUri) -> Result<Digest, String> {
-    let (storage, uri) = storage_of(storages, uri)?;
-    let unread = |e| error_chain(&e);
-    if !uri.folder {
-        return digest_of_object(&**storage, &uri.key).await.map_err(unread);
-    }
-    let mut lines = DigestWriter::new();
-    for object in storage.list_sorted(&uri.key).await.map_err(unread)? {
-        let digest = digest_of_object(&**storage, &object.key)
-            .await
-            .map_err(unread)?;
-        let path = object.key.below(&uri.key).unwrap_or_default();
-        lines.update(format!("{digest} {} {path}\n", object.size).as_bytes());
-    }
-    Ok(lines.finish())
-}
-
-async fn digest_of_object(
-    storage: &dyn Storage,
-    key: &windlass_core::ObjectKey,
-) -> Result<Digest, windlass_core::StorageError> {
-    let (_, mut stream) = storage.get_stream(key, None).await?;
-    let mut digest = DigestWriter::new();
-    while let Some(bytes) = stream.try_next().await? {
-        digest.update(&bytes);
-    }
-    Ok(digest.finish())
 }

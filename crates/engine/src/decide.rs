@@ -67,6 +67,12 @@ pub(crate) enum Input {
     Started { slot: Slot, token: FencingToken },
     /// The attempt gave a sign of life.
     Beat { slot: Slot, token: FencingToken },
+    /// What the attempt's result was to be kept under doesn't hold any more.
+    NotKept {
+        slot: Slot,
+        token: FencingToken,
+        why: String,
+    },
     /// The attempt ended.
     Ended {
         slot: Slot,
@@ -216,6 +222,7 @@ impl RunState {
             Input::Admitted { slot } => self.admitted(*slot, at, out),
             Input::Started { slot, token } => self.attempt_started(*slot, *token, at, out),
             Input::Beat { slot, token } => self.beat(*slot, *token, at),
+            Input::NotKept { slot, token, why } => self.keep_nothing(*slot, *token, why, out),
             Input::Ended {
                 slot,
                 token,

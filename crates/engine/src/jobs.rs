@@ -20,6 +20,7 @@ use windlass_core::{
     error_chain,
 };
 
+use crate::cache::Premise;
 use crate::decide::Input;
 use crate::driver::{Active, Message};
 use crate::engine::Core;
@@ -56,6 +57,8 @@ pub(crate) struct Job {
     spec: JobSpec,
     inputs: BTreeMap<LogicalName, Source>,
     outputs: Vec<LogicalName>,
+    /// What its result is kept under, if it is.
+    premise: Option<Premise>,
     signal: CancelSignal,
     heartbeat: Option<Duration>,
 }
@@ -144,6 +147,10 @@ impl Job {
         spec.network = run.network;
         spec.require.clone_from(&run.require);
         spec.log_cap_bytes = core.settings.log_cap_bytes;
+        let inputs = sources(active, run, token)?;
+        let note = active.state.extras.get(&slot);
+        let note = note.and_then(|extra| extra.cache.as_ref());
+        let premise = note.and_then(|note| Premise::of(core, note, run, &inputs));
         Ok(Self {
             core: Arc::clone(core),
             hub: Arc::clone(hub),
@@ -156,8 +163,9 @@ impl Job {
             token,
             key,
             spec,
-            inputs: sources(active, run, token)?,
+            inputs,
             outputs: run.outputs.clone(),
+            premise,
             signal,
             heartbeat: step.policy.timeouts.get(TimeoutKind::Heartbeat),
         })
@@ -192,18 +200,24 @@ impl Job {
     }
 
     async fn report(&self, end: End, inbox: &mpsc::Sender<Message>) {
-        let input = Input::Ended {
-            slot: self.slot,
-            token: self.token,
+        let (slot, token) = (self.slot, self.token);
+        let mut inputs = Vec::with_capacity(1);
+        let premise = self.premise.as_ref();
+        if let Some(premise) = premise.filter(|_| matches!(end.end, AttemptEnd::Succeeded))
+            && let Some(why) = premise.broken(&self.core.storages).await
+        {
+            inputs.push((self.run, Input::NotKept { slot, token, why }));
+        }
+        let ended = Input::Ended {
+            slot,
+            token,
             end: end.end,
             output: end.output,
             usage: end.usage,
         };
+        inputs.push((self.run, ended));
         // Nobody listens only when the engine is gone; the next one finds the job again.
-        inbox
-            .send(Message::Inputs(vec![(self.run, input)]))
-            .await
-            .ok();
+        inbox.send(Message::Inputs(inputs)).await.ok();
     }
 
     async fn start(&self, inbox: &mpsc::Sender<Message>) -> End {

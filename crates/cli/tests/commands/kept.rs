@@ -192,3 +192,38 @@ fn what_cannot_be_kept_is_refused_with_its_place_in_the_file() {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
 }
+
+#[test]
+fn a_result_whose_code_or_input_changed_while_its_step_waited_or_ran_is_not_kept() {
+    let project = Project::empty();
+    let room = project.root.display();
+    let text = |change: &str| {
+        format!(
+            "name: work\nowner: us\nsteps:\n  - name: scale\n    run:\n\
+             \x20     command: [sh, -c, 'sh main.sh; {change}']\n      code: model\n\
+             \x20     inputs: {{ prices: 'runs://prices' }}\n    cache: true\n"
+        )
+    };
+    let prices = format!("{room}/.windlass/runs/prices");
+    let main = format!("{room}/model/main.sh");
+    project.write("model/main.sh", &format!("echo ran >> {room}/ran\n"));
+    project.write(".windlass/runs/prices", "7\n");
+    for (key, file, part) in [("one", &prices, "input prices"), ("two", &main, "code")] {
+        // As somebody would who deploys while it runs.
+        project.write("pipelines/work.yaml", &text(&format!("echo >> {file}")));
+        let found = run_one(&project, key);
+        assert_eq!(found["found"], "unknown", "{found}");
+        let why = found["why"].as_str().unwrap();
+        assert!(why.starts_with(&format!("{part} changed")), "{why}");
+        let text = project.run(&["explain", key, "scale"]).expect(0).out;
+        assert!(text.contains("its result can't be kept"), "{text}");
+    }
+    project.write("pipelines/work.yaml", &text("true"));
+    assert_eq!(run_one(&project, "three")["found"], "nothing");
+    assert_eq!(run_one(&project, "four")["found"], "hit");
+    assert_eq!(project.ran(), ["ran"; 3]);
+}
+
+fn run_one(project: &Project, key: &str) -> serde_json::Value {
+    run(project, "work", key, &[])
+}

@@ -147,7 +147,7 @@ impl RunState {
     }
 
     /// Returns the number of the attempt if it runs under that token.
-    fn running(&self, slot: Slot, token: FencingToken) -> Option<u32> {
+    pub(super) fn running(&self, slot: Slot, token: FencingToken) -> Option<u32> {
         self.node(slot)
             .filter(|n| n.state == StepState::Running && n.token != 0 && n.token == token.get())
             .map(|n| n.attempt)

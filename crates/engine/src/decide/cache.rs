@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use windlass_core::run_store::EventKind;
-use windlass_core::{CacheFound, CacheNote, Slot, StepOutput, StepState, Timestamp};
+use windlass_core::{CacheFound, CacheNote, FencingToken, Slot, StepOutput, StepState, Timestamp};
 
 use super::{Command, Decision};
 use crate::state::{RunState, Stage};
@@ -56,6 +56,26 @@ impl RunState {
                 self.finish(slot, StepState::Cached, at, out);
             }
             _ => self.queue_up(slot, at, out),
+        }
+    }
+
+    /// What the attempt's result would be kept under is not what it was computed from.
+    pub(super) fn keep_nothing(
+        &mut self,
+        slot: Slot,
+        token: FencingToken,
+        why: &str,
+        out: &mut Decision,
+    ) {
+        if self.running(slot, token).is_none() {
+            return;
+        }
+        let note = self.extras.get_mut(&slot).and_then(|e| e.cache.as_mut());
+        if let Some(note) = note {
+            Arc::make_mut(note).found = CacheFound::Unknown {
+                why: why.to_owned(),
+            };
+            out.touch(slot);
         }
     }
 

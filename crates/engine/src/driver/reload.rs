@@ -288,6 +288,7 @@ impl Gate {
         let outside = matches!(
             input,
             Input::Started { .. }
+                | Input::NotKept { .. }
                 | Input::Ended { .. }
                 | Input::NeverStarted { .. }
                 | Input::Cancel { .. }

@@ -71,7 +71,12 @@ fn input(w: &World, (kind, which, tokens, rest): Bits) -> Input {
         },
         5..=8 => Input::Admitted { slot },
         9 | 10 => Input::Started { slot, token },
-        11 => Input::Beat { slot, token },
+        11 if rest % 2 == 0 => Input::Beat { slot, token },
+        11 => Input::NotKept {
+            slot,
+            token,
+            why: String::new(),
+        },
         12..=15 => Input::Ended {
             slot,
             token,
@@ -170,6 +175,11 @@ fn every_pair_of_a_state_and_an_input_was_tried() {
         Input::Admitted { slot },
         Input::Started { slot, token },
         Input::Beat { slot, token },
+        Input::NotKept {
+            slot,
+            token,
+            why: String::new(),
+        },
         Input::Ended {
             slot,
             token,

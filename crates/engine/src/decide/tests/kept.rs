@@ -1,12 +1,12 @@
 //! Steps whose results are kept: looked for before they ask for room, served without an attempt.
 
 use windlass_core::run_store::EventKind;
-use windlass_core::{RunState as Phase, Slot, StepState};
+use windlass_core::{FencingToken, RunState as Phase, Slot, StepState};
 
 use super::reboot::Fate;
 use super::verbs::seconds;
 use super::world::{World, looked};
-use crate::decide::Command;
+use crate::decide::{Command, Input};
 use crate::state::Stage;
 
 /// Returns a run of these facts in which the test answers; steps of that name are kept already.
@@ -38,6 +38,29 @@ fn a_kept_result_is_served_without_room_and_without_an_attempt() {
     assert_eq!(w.run.outputs[&Slot::step(0)].value.value(), "kept");
     assert!(w.events.iter().any(served));
     w.succeed("b").expect_end(Phase::Succeeded);
+}
+
+#[test]
+fn an_attempt_whose_key_does_not_hold_any_more_succeeds_and_keeps_nothing() {
+    let mut w = by_hand("a kept; b after a", "");
+    w.answer_looks().expect("a running");
+    let key = |w: &World| {
+        let note = w.run.extras[&Slot::step(0)].cache.as_ref();
+        note.and_then(|note| note.key())
+    };
+    let not_kept = |token| Input::NotKept {
+        slot: Slot::step(0),
+        token,
+        why: "code changed".to_owned(),
+    };
+    let token = w.live[&Slot::step(0)];
+    w.send(not_kept(FencingToken::new(token.get() + 1)));
+    assert!(key(&w).is_some(), "another attempt's");
+    w.send(not_kept(token));
+    assert!(key(&w).is_none());
+    w.succeed("a").expect("a succeeded, b running");
+    w.restart(|_| Fate::StillRuns);
+    assert!(key(&w).is_none(), "its row says so");
 }
 
 #[test]

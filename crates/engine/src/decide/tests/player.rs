@@ -291,6 +291,7 @@ impl<'a> Player<'a> {
             Input::Admitted { slot } => node(slot).is_none_or(|n| n.stage != Stage::Queued),
             Input::Started { slot, token }
             | Input::Beat { slot, token }
+            | Input::NotKept { slot, token, .. }
             | Input::NeverStarted { slot, token }
             | Input::Ended { slot, token, .. } => w.live.get(slot) != Some(token),
             Input::Wake { slot } => node(slot)

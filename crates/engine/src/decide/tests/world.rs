@@ -521,6 +521,7 @@ pub(super) const fn kind_of(input: &Input) -> (&'static str, Option<Slot>) {
         Input::Admitted { slot } => ("admitted", Some(*slot)),
         Input::Started { slot, .. } => ("started", Some(*slot)),
         Input::Beat { slot, .. } => ("beat", Some(*slot)),
+        Input::NotKept { slot, .. } => ("not-kept", Some(*slot)),
         Input::Ended { slot, .. } => ("ended", Some(*slot)),
         Input::NeverStarted { slot, .. } => ("never-started", Some(*slot)),
         Input::Wake { slot } => ("wake", Some(*slot)),
