@@ -30,7 +30,7 @@ pub(crate) async fn postgres(count: usize) {
     let store = PostgresStore::connect(options).await.unwrap();
     let engine = Engine::builder(store).build().await.unwrap();
     engine.deploy(noop("ten", 10, true)).await.unwrap();
-    let took = runs(&engine, "ten", count).await;
+    let took = runs(&engine, "ten", 0..count).await;
     row("PostgreSQL, many runs of 10", count * 10, took, "");
     let rate = (count * 10) as f64 / took.as_secs_f64();
     bar("durable-postgres-steps", rate, "steps/s", 10_000.0, true);

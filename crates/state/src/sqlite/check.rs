@@ -14,13 +14,13 @@ const RULES: &[&str] = &[
      (SELECT run, max(last) AS last, sum(json_array_length(body)) AS found FROM event GROUP BY run) \
      JOIN run ON run = no WHERE found <> last",
     "SELECT 'run ' || lower(hex(id)) || ' counts its events wrong: ' || next_seq || ' is next after ' || found FROM \
-     (SELECT run_state.run AS run, next_seq, (SELECT coalesce(max(last), 0) FROM event WHERE event.run = run_state.run) AS found \
-      FROM run_state) JOIN run ON run = no WHERE next_seq <> found + 1",
+     (SELECT p.run, next_seq, (SELECT coalesce(max(last), 0) FROM event WHERE event.run = p.run) AS found \
+      FROM run_progress AS p) JOIN run ON run = no WHERE next_seq <> found + 1",
     "SELECT 'attempt ' || attempt || ' of step ' || step || ' item ' || item || ' of run ' || lower(hex(id)) || ' has no step' \
      FROM attempt AS a JOIN run ON run = no \
      WHERE NOT EXISTS (SELECT 1 FROM step AS s WHERE s.run = a.run AND s.step = a.step AND s.item = a.item)",
     "SELECT 'attempt ' || attempt || ' of step ' || step || ' item ' || item || ' of run ' || lower(hex(id)) || ' has a token of the future' \
-     FROM attempt JOIN run ON run = no JOIN run_state USING (run) WHERE token >= next_token",
+     FROM attempt JOIN run ON run = no JOIN run_progress USING (run) WHERE token >= next_token",
     "SELECT 'two attempts of run ' || lower(hex(id)) || ' have token ' || token FROM attempt JOIN run ON run = no \
      GROUP BY run, token HAVING count(*) > 1",
     "SELECT 'run ' || lower(hex(id)) || ' has ended, and its step ' || step || ' item ' || item || ' has an attempt that has not' \

@@ -18,8 +18,9 @@ use crate::versions::Versions;
 
 /// How long to wait for the lock of another connection, for example a shell that writes.
 const BUSY: Duration = Duration::from_secs(5);
-/// Syncs every commit, and copies the log into the file once it has so many pages: 16 MiB.
-pub(super) const SYNCED: &str = "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=4096";
+/// Syncs every commit, and copies the log into the file once it has so many pages: 64 MiB, so that a page
+/// which a crowd of runs writes again and again is copied once.
+pub(super) const SYNCED: &str = "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=16384";
 /// Bytes that the log keeps when it is empty.
 const LOG_KEPT: u32 = 64 << 20;
 /// Statements kept by each connection.

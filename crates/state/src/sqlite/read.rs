@@ -126,7 +126,9 @@ fn slot(row: &Row<'_>, column: usize) -> Read<Slot> {
 }
 
 pub(super) const RUN: &str = "run.no, id, run_key, pipeline, version, environment, date, params, created_at, \
-    state, cancel_requested, started_at, ended_at, next_token, next_seq, reason, \
+    state, cancel_requested, started_at, ended_at, \
+    (SELECT next_token FROM run_progress AS p WHERE p.run = run_state.run), \
+    (SELECT next_seq FROM run_progress AS p WHERE p.run = run_state.run), reason, \
     parent, parent_step, parent_item, pipeline_commit, code_commit, rerun, fresh";
 
 pub(super) fn run_row(row: &Row<'_>) -> Read<(i64, RunRecord)> {

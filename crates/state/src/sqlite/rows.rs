@@ -13,7 +13,9 @@ use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
     StepRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{CacheEntry, Failure, RunId, RunKey, RunState, SignalRecord, Slot};
+use windlass_core::{
+    CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord, Slot,
+};
 
 use super::effect::Effects;
 use super::read;
@@ -59,10 +61,35 @@ fn broken(message: impl Into<String>) -> Refused {
 #[derive(Debug)]
 struct Known {
     no: i64,
-    state: RunState,
     last_seq: u64,
-    /// As it was written last; its hot fields may be older.
+    /// As it was put last.
     record: RunRecord,
+    /// Its row doesn't say how far it is: its last events do.
+    is_behind: bool,
+    /// The numbers of its next event and next token, which the events that come with them will say.
+    carried: Option<(u64, FencingToken)>,
+}
+
+impl Known {
+    /// Takes over how far it is, and returns whether that is all that changed.
+    fn moves_to(&mut self, run: &RunRecord) -> bool {
+        let known = &mut self.record;
+        known.next_seq = run.next_seq;
+        known.next_token = run.next_token;
+        let is_all = known.state == run.state
+            && known.cancels == run.cancels
+            && known.started_at == run.started_at
+            && known.ended_at == run.ended_at
+            && known.reason == run.reason;
+        if !is_all {
+            known.state = run.state;
+            known.cancels = run.cancels;
+            known.started_at = run.started_at;
+            known.ended_at = run.ended_at;
+            known.reason.clone_from(&run.reason);
+        }
+        is_all
+    }
 }
 
 /// What is known of runs. The rows of a transition are of one run, mostly: it is looked up once.
@@ -183,7 +210,7 @@ impl<'db> Tables<'db> {
                  launched_at, started_at, ended_at, ending, handle, resources, usage, logs, degraded) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
             )?,
-            append: sql("INSERT INTO event (run, last, body) VALUES (?1, ?2, ?3)")?,
+            append: sql("INSERT INTO event (run, last, body, next_token) VALUES (?1, ?2, ?3, ?4)")?,
             add_outbox: sql(
                 "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
@@ -273,14 +300,14 @@ impl<'db> Tables<'db> {
             let Some((no, record, last_seq)) = found else {
                 return Ok(None);
             };
-            let state = record.state;
             self.runs.insert(
                 id,
                 Known {
                     no,
-                    state,
                     last_seq,
                     record,
+                    is_behind: true,
+                    carried: None,
                 },
             );
         }
@@ -297,7 +324,7 @@ impl<'db> Tables<'db> {
         match change {
             Change::PutVersion(version) => self.put_version(version)?,
             Change::CreateRun(run) => self.create_run(run)?,
-            Change::PutRun(run) => self.put_run(run)?,
+            Change::PutRun(run) => self.put_run(run, changes)?,
             Change::PutStep(step) => self.put_step(step)?,
             Change::PutAttempt(attempt) => self.put_attempt(attempt)?,
             Change::AppendEvent(event) => return self.append(event, changes),
@@ -371,41 +398,39 @@ impl<'db> Tables<'db> {
         ))?;
         let known = Known {
             no,
-            state: run.state,
             last_seq: 0,
             record: run.clone(),
+            is_behind: false,
+            carried: None,
         };
         self.runs.insert(run.id, known);
         Ok(())
     }
 
-    fn put_run(&mut self, run: &RunRecord) -> Result<(), Refused> {
+    /// Writes what changed of a run; how far it is, its events say if they come with it.
+    fn put_run(&mut self, run: &RunRecord, changes: &[Change]) -> Result<(), Refused> {
         let known = self.known(run.id)?.ok_or_else(|| missing(run.id))?;
-        let (no, was) = (known.no, known.state);
-        known.state = run.state;
+        let no = known.no;
         if run.key != known.record.key {
             return Err(broken(format!("a run keeps its key run=`{}`", run.id)));
         }
-        if !same_request(run, &known.record) {
+        let is_same_request = same_request(run, &known.record);
+        let was = known.record.state;
+        let is_progress = known.moves_to(run);
+        let last = changes.iter().rev().find_map(|change| match change {
+            Change::AppendEvent(event) if event.run == run.id => Some(event.seq),
+            _ => None,
+        });
+        let is_carried = is_progress && last.is_some_and(|last| last + 1 == run.next_seq);
+        known.carried = is_carried.then_some((run.next_seq, run.next_token));
+        known.is_behind = is_carried;
+        if !is_same_request {
             known.record = run.clone();
             bind_request(&mut self.put_run, run, &mut self.text)?;
             self.put_run.raw_execute()?;
         }
-        let row = (
-            no,
-            run.cancels,
-            run.started_at.map(|t| t.as_micros()),
-            run.ended_at.map(|t| t.as_micros()),
-            bits(run.next_token.get()),
-            bits(run.next_seq),
-            run.reason.as_deref(),
-        );
-        if run.state == was {
-            self.put_progress.execute(row)?;
-        } else {
-            let (a, b, c, d, e, f, g) = row;
-            self.put_state
-                .execute((a, b, c, d, e, f, g, run.state.code()))?;
+        if !is_carried {
+            write_state(&mut self.put_state, &mut self.put_progress, no, was, run)?;
         }
         Ok(())
     }
@@ -414,7 +439,7 @@ impl<'db> Tables<'db> {
         let Some(known) = self.known(id)? else {
             return Ok(());
         };
-        if !known.state.is_final() {
+        if !known.record.state.is_final() {
             return Err(broken(format!("a run that has not ended stays run=`{id}`")));
         }
         let no = known.no;
@@ -504,12 +529,48 @@ impl<'db> Tables<'db> {
             serde_json::to_writer(&mut self.text, &(event.at, &event.kind) as &(_, &EventKind))?;
         }
         self.text.push(b']');
-        self.append.execute((no, bits(seq), Text(&self.text)))?;
-        if let Some(known) = self.known(first.run)? {
-            known.last_seq = seq;
+        let Some(known) = self.runs.last() else {
+            return Err(missing(first.run));
+        };
+        known.last_seq = seq;
+        let carried = known.carried.take_if(|(next, _)| *next == seq + 1);
+        if carried.is_none() && known.is_behind {
+            // What its events before said is said by the last ones only.
+            let (state, run) = (known.record.state, &known.record);
+            write_state(&mut self.put_state, &mut self.put_progress, no, state, run)?;
+            known.is_behind = false;
         }
+        let token = carried.map(|(_, token)| bits(token.get()));
+        self.append
+            .execute((no, bits(seq), Text(&self.text), token))?;
         Ok(usize::try_from(seq - last).unwrap_or(changes.len()))
     }
+}
+
+/// Writes how far a run is; the index of unfinished runs stays as it is if its state was that before.
+fn write_state(
+    put_state: &mut Statement<'_>,
+    put_progress: &mut Statement<'_>,
+    no: i64,
+    was: RunState,
+    run: &RunRecord,
+) -> Result<(), rusqlite::Error> {
+    let row = (
+        no,
+        run.cancels,
+        run.started_at.map(|t| t.as_micros()),
+        run.ended_at.map(|t| t.as_micros()),
+        bits(run.next_token.get()),
+        bits(run.next_seq),
+        run.reason.as_deref(),
+    );
+    if run.state == was {
+        put_progress.execute(row)?;
+    } else {
+        let (a, b, c, d, e, f, g) = row;
+        put_state.execute((a, b, c, d, e, f, g, run.state.code()))?;
+    }
+    Ok(())
 }
 
 fn missing(run: RunId) -> Refused {

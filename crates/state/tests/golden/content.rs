@@ -87,7 +87,7 @@ impl Rows {
         self.events.push(event);
     }
 
-    fn step(&mut self, slot: Slot, state: StepState) -> &mut StepRecord {
+    pub(crate) fn step(&mut self, slot: Slot, state: StepState) -> &mut StepRecord {
         let mut step = StepRecord::new(self.run.id, slot);
         (step.state, step.ready_at) = (state, Some(at(1)));
         if state.is_final() {
@@ -97,7 +97,12 @@ impl Rows {
         self.steps.last_mut().unwrap()
     }
 
-    fn attempt(&mut self, slot: Slot, number: u32, end: Option<AttemptEnd>) -> &mut AttemptRecord {
+    pub(crate) fn attempt(
+        &mut self,
+        slot: Slot,
+        number: u32,
+        end: Option<AttemptEnd>,
+    ) -> &mut AttemptRecord {
         let token = self.run.next_token;
         self.run.next_token = FencingToken::new(token.get() + 1);
         let (run, attempt) = (self.run.id, AttemptNo::new(number));

@@ -9,6 +9,7 @@
 
 mod content;
 mod kept;
+mod progress;
 mod signals;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,9 @@ fn transitions(schema: i64) -> Vec<Transition> {
     if schema >= 5 {
         all.extend(kept::transitions());
     }
+    if schema >= 6 {
+        all.extend(progress::transitions());
+    }
     all
 }
 
@@ -52,6 +56,9 @@ fn runs(schema: i64) -> Vec<Rows> {
     }
     if schema >= 5 {
         all.push(kept::fresh());
+    }
+    if schema >= 6 {
+        all.push(progress::moved());
     }
     all
 }

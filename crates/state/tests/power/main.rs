@@ -301,14 +301,14 @@ async fn only_a_synced_commit_starts_to_copy_the_log() {
         vec![Transition::new(vec![create])]
     };
     // More than the log may hold before it is copied.
-    for n in 0..24 {
+    for n in 0..72 {
         store.commit(large(n), Durability::Lazy).await.unwrap();
     }
     assert_eq!(copies(), 0);
-    store.commit(large(24), Durability::Synced).await.unwrap();
+    store.commit(large(72), Durability::Synced).await.unwrap();
     // The writer copies before it takes the next one.
     store.commit(Vec::new(), Durability::Lazy).await.unwrap();
-    assert!(copies() > 4_096, "it is copied once that is synced");
+    assert!(copies() > 16_384, "it is copied once that is synced");
 }
 
 /// That these tests find something: a disk that forgot what the store counts on is found out.

@@ -232,6 +232,7 @@ where
             a_gap_in_the_events_is_corrupt,
             an_event_number_is_used_once,
             events_of_many_transitions_follow_each_other,
+            a_run_reads_as_it_was_put_last_whatever_came_since,
             events_of_two_runs_in_one_transition_keep_apart,
             a_commit_is_seen_by_the_next_read,
             a_lazy_commit_is_seen_by_the_next_read,

@@ -1,9 +1,9 @@
 //! Commits: whole, in order, and refused where a key is taken.
 
 use windlass_core::run_store::{
-    Change, Durability, EventRecord, RunQuery, StoreErrorKind, Transition, Verdict,
+    Change, Durability, EventRecord, RunQuery, RunRecord, StoreErrorKind, Transition, Verdict,
 };
-use windlass_core::{RunId, RunState, Slot, StepState};
+use windlass_core::{FencingToken, RunId, RunState, Slot, StepState};
 
 use super::fixtures::{
     add, append, attempt, create, entry, key, put_attempt, put_run, put_step, put_version, ready,
@@ -318,6 +318,67 @@ pub(super) async fn events_of_two_runs_in_one_transition_keep_apart(p: Place) ->
         same(&events(&p, n).await?, &expected)?;
     }
     Ok(())
+}
+
+/// Where the row of a run is put among the events of a transition.
+#[derive(Clone, Copy)]
+enum Put {
+    Not,
+    First,
+    Between,
+    Last,
+}
+
+pub(super) async fn a_run_reads_as_it_was_put_last_whatever_came_since(p: Place) -> Found {
+    type Move = (u64, Put, fn(&mut RunRecord));
+    fn nothing(_: &mut RunRecord) {}
+    fn asked(run: &mut RunRecord) {
+        run.cancels = 1;
+    }
+    fn ended(run: &mut RunRecord) {
+        (run.state, run.ended_at) = (RunState::Cancelled, Some(run.created_at));
+        run.reason = Some("asked".to_owned());
+    }
+    let moves: [Move; 13] = [
+        (2, Put::First, nothing),
+        (1, Put::First, nothing),
+        (1, Put::Not, nothing),
+        (0, Put::First, nothing),
+        (3, Put::Last, nothing),
+        (2, Put::Between, nothing),
+        (3, Put::First, nothing),
+        (1, Put::Not, nothing),
+        (1, Put::Not, nothing),
+        (2, Put::First, asked),
+        (1, Put::First, nothing),
+        (0, Put::First, nothing),
+        (1, Put::First, ended),
+    ];
+    let (id, mut now, mut seq) = (run_id(1), run(1), 0);
+    p.put(vec![create(now.clone())]).await?;
+    for (events, place, change) in moves {
+        let mut changes = Vec::new();
+        for _ in 0..events {
+            seq += 1;
+            changes.push(append(ready(id, seq)));
+        }
+        let at = match place {
+            Put::Not => None,
+            Put::First => Some(0),
+            Put::Between => Some(1),
+            Put::Last => Some(changes.len()),
+        };
+        if let Some(at) = at {
+            now.next_token = FencingToken::new(now.next_token.get() + 1);
+            now.next_seq = seq + 1;
+            change(&mut now);
+            changes.insert(at, put_run(now.clone()));
+        }
+        p.put(changes).await?;
+        same(&p.run(id).await?.as_ref(), &Some(&now))?;
+    }
+    let listed = p.runs(&RunQuery::default()).await?;
+    same(&listed, &vec![now])
 }
 
 async fn is_seen(p: &Place, durability: Durability) -> Found {
