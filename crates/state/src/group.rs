@@ -40,8 +40,6 @@ enum Request {
 pub(crate) struct Commit {
     pub(crate) batch: Vec<Transition>,
     pub(crate) durability: Durability,
-    /// How much it takes, about.
-    bytes: usize,
     answer: Answer<(Vec<Verdict>, Vec<Transition>)>,
 }
 
@@ -100,13 +98,10 @@ impl Writer {
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
-        // Counted here: the thread that writes has enough to do.
-        let bytes = bytes(&batch);
         let commit = |answer| {
             Request::Commit(Commit {
                 batch,
                 durability,
-                bytes,
                 answer,
             })
         };
@@ -195,7 +190,10 @@ impl Queue {
             match request {
                 Request::Commit(commit) => {
                     transitions += commit.batch.len();
-                    size += commit.bytes;
+                    // What is alone goes in whatever its size.
+                    if !self.requests.is_empty() {
+                        size += bytes(&commit.batch);
+                    }
                     group.push(commit);
                 }
                 // All is well.
@@ -359,7 +357,6 @@ mod tests {
     fn commit(changes: Vec<Change>, durability: Durability) -> Commit {
         let batch = vec![Transition::new(changes)];
         Commit {
-            bytes: bytes(&batch),
             batch,
             durability,
             answer: oneshot::channel().0,

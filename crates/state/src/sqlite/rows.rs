@@ -149,8 +149,8 @@ pub(super) struct Tables<'db> {
     put_run: Statement<'db>,
     put_state: Statement<'db>,
     put_progress: Statement<'db>,
-    put_step: Statement<'db>,
-    put_attempt: Statement<'db>,
+    put_step: Sparse<'db>,
+    put_attempt: Sparse<'db>,
     append: Statement<'db>,
     add_outbox: Statement<'db>,
     put_outbox: Statement<'db>,
@@ -200,16 +200,16 @@ impl<'db> Tables<'db> {
                 "UPDATE run_state SET cancel_requested = ?2, started_at = ?3, ended_at = ?4, next_token = ?5, \
                  next_seq = ?6, reason = ?7 WHERE run = ?1",
             )?,
-            put_step: sql(
+            put_step: Sparse::new(sql(
                 "INSERT OR REPLACE INTO step (run, step, item, state, attempt, burned, lost, out_of_memory, \
                  ready_at, wake_at, ended_at, failure, skip, items, value, artifacts, cache) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-            )?,
-            put_attempt: sql(
+            )?),
+            put_attempt: Sparse::new(sql(
                 "INSERT OR REPLACE INTO attempt (run, step, item, attempt, token, host, target, pool, \
                  launched_at, started_at, ended_at, ending, handle, resources, usage, logs, degraded) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-            )?,
+            )?),
             append: sql("INSERT INTO event (run, last, body, next_token) VALUES (?1, ?2, ?3, ?4)")?,
             add_outbox: sql(
                 "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
@@ -456,52 +456,48 @@ impl<'db> Tables<'db> {
     fn put_step(&mut self, step: &StepRecord) -> Result<(), Refused> {
         let no = self.number_of(step.run)?;
         let (row, text) = (&mut self.put_step, &mut self.text);
-        bind_slot(row, no, step.slot)?;
-        row.raw_bind_parameter(4, step.state.code())?;
-        row.raw_bind_parameter(5, step.attempt.get())?;
-        row.raw_bind_parameter(6, step.burned)?;
-        row.raw_bind_parameter(7, step.lost)?;
-        row.raw_bind_parameter(8, step.out_of_memory)?;
-        row.raw_bind_parameter(9, step.ready_at.map(|t| t.as_micros()))?;
-        row.raw_bind_parameter(10, step.wake_at.map(|t| t.as_micros()))?;
-        row.raw_bind_parameter(11, step.ended_at.map(|t| t.as_micros()))?;
-        bind_json(row, 12, text, step.failure.as_ref())?;
-        bind_json(row, 13, text, step.skip.as_ref())?;
-        let items = step.items.as_ref();
-        row.raw_bind_parameter(14, items.map(|i| Text(i.bytes())))?;
-        let value = step
-            .output
-            .as_ref()
-            .map(|o| &o.value)
-            .filter(|v| !v.is_none());
-        row.raw_bind_parameter(15, value.map(|v| Text(v.bytes())))?;
-        bind_json(row, 16, text, step.output.as_ref().map(|o| &o.artifacts))?;
-        bind_json(row, 17, text, step.cache.as_ref())?;
-        row.raw_execute()?;
+        row.bind_slot(no, step.slot)?;
+        row.bind(4, Some(step.state.code()))?;
+        row.bind(5, Some(step.attempt.get()))?;
+        row.bind(6, Some(step.burned))?;
+        row.bind(7, Some(step.lost))?;
+        row.bind(8, Some(step.out_of_memory))?;
+        row.bind(9, step.ready_at.map(|t| t.as_micros()))?;
+        row.bind(10, step.wake_at.map(|t| t.as_micros()))?;
+        row.bind(11, step.ended_at.map(|t| t.as_micros()))?;
+        row.bind_json(12, text, step.failure.as_ref())?;
+        row.bind_json(13, text, step.skip.as_ref())?;
+        row.bind(14, step.items.as_ref().map(|i| Text(i.bytes())))?;
+        let output = step.output.as_ref();
+        let value = output.map(|o| &o.value).filter(|v| !v.is_none());
+        row.bind(15, value.map(|v| Text(v.bytes())))?;
+        row.bind_json(16, text, output.map(|o| &o.artifacts))?;
+        row.bind_json(17, text, step.cache.as_ref())?;
+        row.statement.raw_execute()?;
         Ok(())
     }
 
     fn put_attempt(&mut self, attempt: &AttemptRecord) -> Result<(), Refused> {
         let no = self.number_of(attempt.run)?;
         let (row, text) = (&mut self.put_attempt, &mut self.text);
-        bind_slot(row, no, attempt.slot)?;
-        row.raw_bind_parameter(4, attempt.attempt.get())?;
-        row.raw_bind_parameter(5, bits(attempt.token.get()))?;
-        row.raw_bind_parameter(6, attempt.host.as_str())?;
-        row.raw_bind_parameter(7, attempt.target.as_ref().map(AsRef::<str>::as_ref))?;
-        row.raw_bind_parameter(8, attempt.pool.as_ref().map(AsRef::<str>::as_ref))?;
-        row.raw_bind_parameter(9, attempt.launched_at.as_micros())?;
-        row.raw_bind_parameter(10, attempt.started_at.map(|t| t.as_micros()))?;
-        row.raw_bind_parameter(11, attempt.ended_at.map(|t| t.as_micros()))?;
-        bind_json(row, 12, text, attempt.end.as_ref())?;
-        bind_json(row, 13, text, attempt.handle.as_ref())?;
+        row.bind_slot(no, attempt.slot)?;
+        row.bind(4, Some(attempt.attempt.get()))?;
+        row.bind(5, Some(bits(attempt.token.get())))?;
+        row.bind(6, Some(attempt.host.as_str()))?;
+        row.bind(7, attempt.target.as_ref().map(AsRef::<str>::as_ref))?;
+        row.bind(8, attempt.pool.as_ref().map(AsRef::<str>::as_ref))?;
+        row.bind(9, Some(attempt.launched_at.as_micros()))?;
+        row.bind(10, attempt.started_at.map(|t| t.as_micros()))?;
+        row.bind(11, attempt.ended_at.map(|t| t.as_micros()))?;
+        row.bind_json(12, text, attempt.end.as_ref())?;
+        row.bind_json(13, text, attempt.handle.as_ref())?;
         let resources = Some(&attempt.resources).filter(|r| !r.is_empty());
-        bind_json(row, 14, text, resources)?;
-        bind_json(row, 15, text, attempt.usage.as_ref())?;
-        bind_json(row, 16, text, attempt.logs.as_ref())?;
+        row.bind_json(14, text, resources)?;
+        row.bind_json(15, text, attempt.usage.as_ref())?;
+        row.bind_json(16, text, attempt.logs.as_ref())?;
         let degraded = Some(&attempt.degraded).filter(|d| !d.is_empty());
-        bind_json(row, 17, text, degraded)?;
-        row.raw_execute()?;
+        row.bind_json(17, text, degraded)?;
+        row.statement.raw_execute()?;
         Ok(())
     }
 
@@ -620,10 +616,54 @@ fn item_of(slot: Slot) -> i64 {
     slot.item.map_or(-1, i64::from)
 }
 
-fn bind_slot(row: &mut Statement<'_>, run: i64, slot: Slot) -> Result<(), rusqlite::Error> {
-    row.raw_bind_parameter(1, run)?;
-    row.raw_bind_parameter(2, slot.step)?;
-    row.raw_bind_parameter(3, item_of(slot))
+/// A statement with many columns, few of which have a value; those that have none are not bound again.
+#[derive(Debug)]
+struct Sparse<'db> {
+    statement: Statement<'db>,
+    /// A bit for each column that has one.
+    bound: u32,
+}
+
+impl<'db> Sparse<'db> {
+    const fn new(statement: Statement<'db>) -> Self {
+        Self {
+            statement,
+            bound: 0,
+        }
+    }
+
+    fn bind(&mut self, column: usize, value: Option<impl ToSql>) -> Result<(), rusqlite::Error> {
+        let bit = 1 << column;
+        match value {
+            Some(value) => {
+                self.bound |= bit;
+                self.statement.raw_bind_parameter(column, value)
+            }
+            None if self.bound & bit != 0 => {
+                self.bound &= !bit;
+                let nothing = rusqlite::types::Null;
+                self.statement.raw_bind_parameter(column, nothing)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn bind_slot(&mut self, run: i64, slot: Slot) -> Result<(), rusqlite::Error> {
+        self.bind(1, Some(run))?;
+        self.bind(2, Some(slot.step))?;
+        self.bind(3, Some(item_of(slot)))
+    }
+
+    fn bind_json<T: Serialize>(
+        &mut self,
+        column: usize,
+        text: &mut Vec<u8>,
+        value: Option<&T>,
+    ) -> Result<(), Refused> {
+        let value = value.map(|value| json(text, value).map(Text));
+        self.bind(column, value.transpose()?)?;
+        Ok(())
+    }
 }
 
 fn bind_request(
