@@ -9,11 +9,12 @@
 //! tell what the disk has kept, and a second sync of the same file may say that all is well. The
 //! thread lives on and refuses every commit, until it is told to open the file again.
 
-use std::io;
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::{fmt, io};
 
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::RunId;
@@ -26,24 +27,35 @@ const QUEUE: usize = 1_024;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// What a file makes of a batch before the thread gets it, which has enough to do.
+pub(crate) trait Prepared: fmt::Debug + Send + 'static {
+    /// Prepares a batch.
+    fn of(batch: &[Transition]) -> Self;
+}
+
+impl Prepared for () {
+    fn of(_: &[Transition]) {}
+}
+
 /// What the thread is asked for.
 #[derive(Debug)]
-enum Request {
+enum Request<P> {
     /// To write.
-    Commit(Commit),
+    Commit(Commit<P>),
     /// To open the file again, if a commit failed.
     Reopen(Answer<()>),
 }
 
 /// A commit that somebody waits for.
 #[derive(Debug)]
-pub(crate) struct Commit {
+pub(crate) struct Commit<P> {
     pub(crate) batch: Vec<Transition>,
+    pub(crate) prepared: P,
     pub(crate) durability: Durability,
     answer: Answer<(Vec<Verdict>, Vec<Transition>)>,
 }
 
-impl Commit {
+impl<P> Commit<P> {
     /// Gives the batch back, too: freeing it is not this thread's work.
     fn answer(self, answer: Result<Vec<Verdict>, StoreError>) {
         let answer = answer.map(|verdicts| (verdicts, self.batch));
@@ -53,31 +65,31 @@ impl Commit {
 }
 
 /// Returns how safe a group must be: as the one of it that asks for most.
-pub(crate) fn durability(group: &[Commit]) -> Durability {
+pub(crate) fn durability<P>(group: &[Commit<P>]) -> Durability {
     let asked = group.iter().map(|c| c.durability).max();
     asked.unwrap_or(Durability::Synced)
 }
 
 /// The way to the thread.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(crate) struct Writer<P> {
     /// There until the writer is dropped.
-    requests: Option<mpsc::Sender<Request>>,
+    requests: Option<mpsc::Sender<Request<P>>>,
     thread: Option<JoinHandle<()>>,
     /// True from a failed commit until the file is open again.
     failed: Arc<AtomicBool>,
 }
 
-impl Writer {
+impl<P: Prepared> Writer<P> {
     /// Starts the thread.
-    pub(crate) fn start(work: impl FnOnce(Queue) + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(work: impl FnOnce(Queue<P>) + Send + 'static) -> io::Result<Self> {
         let (mut writer, queue) = Self::new();
         let thread = std::thread::Builder::new().name("windlass-store".to_owned());
         writer.thread = Some(thread.spawn(move || work(queue))?);
         Ok(writer)
     }
 
-    fn new() -> (Self, Queue) {
+    fn new() -> (Self, Queue<P>) {
         let (requests, received) = mpsc::channel(QUEUE);
         let failed = Arc::new(AtomicBool::new(false));
         let queue = Queue {
@@ -98,9 +110,11 @@ impl Writer {
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
+        let prepared = P::of(&batch);
         let commit = |answer| {
             Request::Commit(Commit {
                 batch,
+                prepared,
                 durability,
                 answer,
             })
@@ -119,7 +133,7 @@ impl Writer {
         self.ask(Request::Reopen).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, StoreError> {
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request<P>) -> Result<T, StoreError> {
         let gone = || StoreError::fatal("the writer of the store panicked: open the store again");
         let requests = self.requests.as_ref().ok_or_else(gone)?;
         let (answer, answered) = oneshot::channel();
@@ -129,7 +143,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl<P> Drop for Writer<P> {
     fn drop(&mut self) {
         // The thread ends when the last sender is gone.
         drop(self.requests.take());
@@ -153,22 +167,25 @@ pub(crate) enum Rejected {
 
 /// A file that takes groups.
 pub(crate) trait Backend {
+    /// What it makes of a batch.
+    type Prepared: Prepared;
+
     /// Writes a group as one transaction, as safe as [`durability`] says.
-    fn write(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected>;
+    fn write(&mut self, group: &[Commit<Self::Prepared>]) -> Result<Vec<Vec<Verdict>>, Rejected>;
 }
 
 /// What the thread is asked, one group after the other.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    requests: mpsc::Receiver<Request>,
+pub(crate) struct Queue<P> {
+    requests: mpsc::Receiver<Request<P>>,
     failed: Arc<AtomicBool>,
 }
 
-impl Queue {
+impl<P: Prepared> Queue<P> {
     /// Writes until the last sender is gone; an error says why it can't go on.
     pub(crate) fn serve(
         &mut self,
-        backend: &mut impl Backend,
+        backend: &mut impl Backend<Prepared = P>,
         seen: &mut Seen,
     ) -> Result<(), String> {
         let mut group = Vec::new();
@@ -183,7 +200,7 @@ impl Queue {
     }
 
     /// Adds what was asked for, and what queued behind it as far as a group goes.
-    fn drain(&mut self, first: Request, group: &mut Vec<Commit>) {
+    fn drain(&mut self, first: Request<P>, group: &mut Vec<Commit<P>>) {
         let (mut transitions, mut size) = (0, 0);
         let mut next = Some(first);
         while let Some(request) = next {
@@ -209,7 +226,7 @@ impl Queue {
     }
 
     /// Remembers that the file can't be written any more, and tells those who wait for it.
-    pub(crate) fn fail(&self, why: &str, group: Vec<Commit>) {
+    pub(crate) fn fail(&self, why: &str, group: Vec<Commit<P>>) {
         tracing::error!(error = why, "a commit failed and the store stopped writing");
         // First, so that whoever hears of it finds it failed.
         self.failed.store(true, Ordering::Release);
@@ -254,9 +271,9 @@ fn stop_error(why: &str) -> StoreError {
 }
 
 /// Writes a group and answers everybody in it; leaves the group as it is if that fails.
-fn write(
-    backend: &mut impl Backend,
-    group: &mut Vec<Commit>,
+fn write<P: Prepared>(
+    backend: &mut impl Backend<Prepared = P>,
+    group: &mut Vec<Commit<P>>,
     seen: &mut Seen,
 ) -> Result<(), String> {
     while !group.is_empty() {
@@ -297,23 +314,27 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Remembers the last event of a group that is in.
-    fn remember(&mut self, group: &[Commit], verdicts: &[Vec<Verdict>]) {
+    fn remember<P>(&mut self, group: &[Commit<P>], verdicts: &[Vec<Verdict>]) {
         let transitions = group.iter().flat_map(|c| &c.batch);
         let applied = transitions.zip(verdicts.iter().flatten());
         let applied = applied.filter(|(_, verdict)| **verdict == Verdict::Applied);
-        for change in applied.flat_map(|(transition, _)| &transition.changes) {
+        let changes = applied.flat_map(|(transition, _)| &transition.changes);
+        let (mut last, mut deleted) = (None, HashSet::new());
+        for change in changes {
             match change {
-                Change::AppendEvent(e) => {
-                    let (run, seq) = (e.run, e.seq);
-                    self.last = Some(Witness { run, seq });
-                }
-                Change::DeleteRun(run) => {
-                    let gone = |witness: Option<Witness>| witness.filter(|w| w.run != *run);
-                    (self.last, self.synced) = (gone(self.last), gone(self.synced));
-                }
+                // Looked at where it is the last one: the others are far away.
+                Change::AppendEvent(event) => last = Some(event),
+                Change::DeleteRun(run) => drop(deleted.insert(*run)),
                 _ => {}
             }
         }
+        let last = last.map(|e| Witness {
+            run: e.run,
+            seq: e.seq,
+        });
+        let is_there = |witness: &Witness| !deleted.contains(&witness.run);
+        self.last = last.or(self.last).filter(is_there);
+        self.synced = self.synced.filter(is_there);
         if durability(group) == Durability::Synced {
             self.synced = self.last;
         }
@@ -354,10 +375,11 @@ mod tests {
         )))
     }
 
-    fn commit(changes: Vec<Change>, durability: Durability) -> Commit {
+    fn commit(changes: Vec<Change>, durability: Durability) -> Commit<()> {
         let batch = vec![Transition::new(changes)];
         Commit {
             batch,
+            prepared: (),
             durability,
             answer: oneshot::channel().0,
         }

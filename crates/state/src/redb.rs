@@ -50,7 +50,7 @@ use crate::{blocking, lock};
 /// ```
 pub struct RedbStore {
     id: String,
-    writer: Writer,
+    writer: Writer<()>,
     file: Arc<File>,
 }
 

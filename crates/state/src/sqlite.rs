@@ -15,6 +15,7 @@
 mod check;
 mod compact;
 mod effect;
+mod encoded;
 mod export;
 mod migrate;
 mod open;
@@ -40,6 +41,7 @@ use windlass_core::{
 
 pub use self::compact::Compacted;
 pub use self::effect::{SqliteEffect, SqliteEffectError, SqliteTx};
+use self::encoded::Encoded;
 pub use self::export::ExportLine;
 use self::open::Access;
 use self::pool::Readers;
@@ -87,7 +89,7 @@ pub struct SqliteStore {
     id: String,
     path: PathBuf,
     /// `None` if it is open for reading only.
-    writer: Option<Writer>,
+    writer: Option<Writer<Encoded>>,
     readers: Arc<Readers>,
     versions: Versions,
 }

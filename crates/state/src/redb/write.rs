@@ -18,7 +18,7 @@ use super::rows::{
 use crate::group::{Backend, Commit, Queue, Rejected, Seen};
 
 /// Writes until nobody can ask for it any more.
-pub(super) fn run(file: &File, mut queue: Queue) {
+pub(super) fn run(file: &File, mut queue: Queue<()>) {
     let mut seen = Seen::default();
     while let Err(why) = queue.serve(&mut Writer(file), &mut seen) {
         let again = queue.refuse(&why, || file.again(seen.synced));
@@ -61,9 +61,11 @@ fn unreadable(e: serde_json::Error) -> Refused {
 struct Writer<'f>(&'f File);
 
 impl Backend for Writer<'_> {
+    type Prepared = ();
+
     /// Every group is synced: what redb doesn't sync it keeps in the memory of the process, where a
     /// lazy commit would not outlive it.
-    fn write(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+    fn write(&mut self, group: &[Commit<()>]) -> Result<Vec<Vec<Verdict>>, Rejected> {
         let failed = |e: ::redb::Error| Rejected::Failed(error_chain(&e));
         let db = self.0.db();
         let closed = || Rejected::Busy("the store is not open: reopen it".to_owned());

@@ -6,18 +6,15 @@
 
 use std::collections::HashMap;
 
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, PrepFlags, Statement, ToSql};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, PrepFlags, Statement};
 use serde::Serialize;
 use windlass_core::run_store::{
-    AttemptRecord, Change, EventKind, EventRecord, OutboxRecord, OutboxState, RunRecord,
-    StepRecord, StoreError, Transition, Verdict, VersionRecord,
+    Change, OutboxRecord, OutboxState, RunRecord, StoreError, Transition, Verdict, VersionRecord,
 };
-use windlass_core::{
-    CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord, Slot,
-};
+use windlass_core::{CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord};
 
 use super::effect::Effects;
+use super::encoded::{Row, Sparse, Text, item_of};
 use super::read;
 use crate::records::same_request;
 
@@ -257,7 +254,12 @@ impl<'db> Tables<'db> {
     }
 
     /// Looks first, then writes: a refused transition leaves nothing behind.
-    pub(super) fn apply(&mut self, transition: &Transition) -> Result<Verdict, Refused> {
+    pub(super) fn apply(
+        &mut self,
+        transition: &Transition,
+        rows: &[Row],
+        text: &[u8],
+    ) -> Result<Verdict, Refused> {
         for change in &transition.changes {
             let taken = match change {
                 Change::CreateRun(run) => self.holder(&run.key)?,
@@ -279,9 +281,27 @@ impl<'db> Tables<'db> {
         {
             return Ok(Verdict::EffectFailed(failure));
         }
-        let mut rest = transition.changes.as_slice();
-        while let Some(change) = rest.first() {
-            rest = &rest[self.write(change, rest)?..];
+        for row in rows {
+            match row {
+                Row::Step(step) => {
+                    let no = self.number_of(step.run)?;
+                    self.put_step.execute(no, step, text)?;
+                }
+                Row::Attempt(attempt) => {
+                    let no = self.number_of(attempt.run)?;
+                    self.put_attempt.execute(no, attempt, text)?;
+                }
+                Row::Events {
+                    run,
+                    first,
+                    last,
+                    body,
+                } => self.append(*run, (*first, *last), body.text(text))?,
+                Row::Change(number) => self.write(&transition.changes[*number], rows)?,
+                Row::Wrong(why) => {
+                    return Err(broken(format!("a row can't be written cause=`{why}`")));
+                }
+            }
         }
         Ok(Verdict::Applied)
     }
@@ -319,15 +339,12 @@ impl<'db> Tables<'db> {
         known.map(|k| k.no).ok_or_else(|| missing(id))
     }
 
-    /// Writes the first of `changes`, or more of them in one row, and returns how many.
-    fn write(&mut self, change: &Change, changes: &[Change]) -> Result<usize, Refused> {
+    /// Writes a change whose rows were not made before; `rows` are those of its transition.
+    fn write(&mut self, change: &Change, rows: &[Row]) -> Result<(), Refused> {
         match change {
             Change::PutVersion(version) => self.put_version(version)?,
             Change::CreateRun(run) => self.create_run(run)?,
-            Change::PutRun(run) => self.put_run(run, changes)?,
-            Change::PutStep(step) => self.put_step(step)?,
-            Change::PutAttempt(attempt) => self.put_attempt(attempt)?,
-            Change::AppendEvent(event) => return self.append(event, changes),
+            Change::PutRun(run) => self.put_run(run, rows)?,
             Change::AddOutbox(entry) => put_outbox(&mut self.add_outbox, entry, &mut self.text)?,
             Change::PutOutbox(entry) => put_outbox(&mut self.put_outbox, entry, &mut self.text)?,
             Change::AddSignal(signal) => {
@@ -349,7 +366,7 @@ impl<'db> Tables<'db> {
                 ))));
             }
         }
-        Ok(1)
+        Ok(())
     }
 
     fn put_version(&mut self, version: &VersionRecord) -> Result<(), Refused> {
@@ -408,7 +425,7 @@ impl<'db> Tables<'db> {
     }
 
     /// Writes what changed of a run; how far it is, its events say if they come with it.
-    fn put_run(&mut self, run: &RunRecord, changes: &[Change]) -> Result<(), Refused> {
+    fn put_run(&mut self, run: &RunRecord, rows: &[Row]) -> Result<(), Refused> {
         let known = self.known(run.id)?.ok_or_else(|| missing(run.id))?;
         let no = known.no;
         if run.key != known.record.key {
@@ -417,8 +434,8 @@ impl<'db> Tables<'db> {
         let is_same_request = same_request(run, &known.record);
         let was = known.record.state;
         let is_progress = known.moves_to(run);
-        let last = changes.iter().rev().find_map(|change| match change {
-            Change::AppendEvent(event) if event.run == run.id => Some(event.seq),
+        let last = rows.iter().rev().find_map(|row| match row {
+            Row::Events { run: of, last, .. } if *of == run.id => Some(*last),
             _ => None,
         });
         let is_carried = is_progress && last.is_some_and(|last| last + 1 == run.next_seq);
@@ -453,93 +470,34 @@ impl<'db> Tables<'db> {
         Ok(())
     }
 
-    fn put_step(&mut self, step: &StepRecord) -> Result<(), Refused> {
-        let no = self.number_of(step.run)?;
-        let (row, text) = (&mut self.put_step, &mut self.text);
-        row.bind_slot(no, step.slot)?;
-        row.bind(4, Some(step.state.code()))?;
-        row.bind(5, Some(step.attempt.get()))?;
-        row.bind(6, Some(step.burned))?;
-        row.bind(7, Some(step.lost))?;
-        row.bind(8, Some(step.out_of_memory))?;
-        row.bind(9, step.ready_at.map(|t| t.as_micros()))?;
-        row.bind(10, step.wake_at.map(|t| t.as_micros()))?;
-        row.bind(11, step.ended_at.map(|t| t.as_micros()))?;
-        row.bind_json(12, text, step.failure.as_ref())?;
-        row.bind_json(13, text, step.skip.as_ref())?;
-        row.bind(14, step.items.as_ref().map(|i| Text(i.bytes())))?;
-        let output = step.output.as_ref();
-        let value = output.map(|o| &o.value).filter(|v| !v.is_none());
-        row.bind(15, value.map(|v| Text(v.bytes())))?;
-        row.bind_json(16, text, output.map(|o| &o.artifacts))?;
-        row.bind_json(17, text, step.cache.as_ref())?;
-        row.statement.raw_execute()?;
-        Ok(())
-    }
-
-    fn put_attempt(&mut self, attempt: &AttemptRecord) -> Result<(), Refused> {
-        let no = self.number_of(attempt.run)?;
-        let (row, text) = (&mut self.put_attempt, &mut self.text);
-        row.bind_slot(no, attempt.slot)?;
-        row.bind(4, Some(attempt.attempt.get()))?;
-        row.bind(5, Some(bits(attempt.token.get())))?;
-        row.bind(6, Some(attempt.host.as_str()))?;
-        row.bind(7, attempt.target.as_ref().map(AsRef::<str>::as_ref))?;
-        row.bind(8, attempt.pool.as_ref().map(AsRef::<str>::as_ref))?;
-        row.bind(9, Some(attempt.launched_at.as_micros()))?;
-        row.bind(10, attempt.started_at.map(|t| t.as_micros()))?;
-        row.bind(11, attempt.ended_at.map(|t| t.as_micros()))?;
-        row.bind_json(12, text, attempt.end.as_ref())?;
-        row.bind_json(13, text, attempt.handle.as_ref())?;
-        let resources = Some(&attempt.resources).filter(|r| !r.is_empty());
-        row.bind_json(14, text, resources)?;
-        row.bind_json(15, text, attempt.usage.as_ref())?;
-        row.bind_json(16, text, attempt.logs.as_ref())?;
-        let degraded = Some(&attempt.degraded).filter(|d| !d.is_empty());
-        row.bind_json(17, text, degraded)?;
-        row.statement.raw_execute()?;
-        Ok(())
-    }
-
     /// Appends the events of one run that follow each other as one row.
-    fn append(&mut self, first: &EventRecord, changes: &[Change]) -> Result<usize, Refused> {
-        let (no, last) = match self.known(first.run)? {
-            None => return Err(missing(first.run)),
-            Some(known) => (known.no, known.last_seq),
-        };
-        let mine = changes.iter().map_while(|change| match change {
-            Change::AppendEvent(event) if event.run == first.run => Some(event),
-            _ => None,
-        });
-        self.text.clear();
-        let mut seq = last;
-        for event in mine {
-            seq += 1;
-            if event.seq != seq {
-                return Err(broken(format!(
-                    "events of a run have numbers without gaps run=`{}` expected=`{seq}` found=`{}`",
-                    event.run, event.seq
-                )));
-            }
-            self.text.push(if seq == last + 1 { b'[' } else { b',' });
-            serde_json::to_writer(&mut self.text, &(event.at, &event.kind) as &(_, &EventKind))?;
-        }
-        self.text.push(b']');
+    fn append(
+        &mut self,
+        run: RunId,
+        (first, seq): (u64, u64),
+        body: Text<'_>,
+    ) -> Result<(), Refused> {
+        self.number_of(run)?;
         let Some(known) = self.runs.last() else {
-            return Err(missing(first.run));
+            return Err(missing(run));
         };
+        let (no, expected) = (known.no, known.last_seq + 1);
+        if first != expected {
+            return Err(broken(format!(
+                "events of a run have numbers without gaps run=`{run}` expected=`{expected}` found=`{first}`"
+            )));
+        }
         known.last_seq = seq;
         let carried = known.carried.take_if(|(next, _)| *next == seq + 1);
         if carried.is_none() && known.is_behind {
+            known.is_behind = false;
             // What its events before said is said by the last ones only.
             let (state, run) = (known.record.state, &known.record);
             write_state(&mut self.put_state, &mut self.put_progress, no, state, run)?;
-            known.is_behind = false;
         }
         let token = carried.map(|(_, token)| bits(token.get()));
-        self.append
-            .execute((no, bits(seq), Text(&self.text), token))?;
-        Ok(usize::try_from(seq - last).unwrap_or(changes.len()))
+        self.append.execute((no, bits(seq), body, token))?;
+        Ok(())
     }
 }
 
@@ -578,16 +536,6 @@ const fn bits(n: u64) -> i64 {
     n.cast_signed()
 }
 
-/// Text that is known to be UTF-8.
-#[derive(Debug, Clone, Copy)]
-struct Text<'a>(&'a [u8]);
-
-impl ToSql for Text<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
-    }
-}
-
 /// Writes a value into the buffer and returns it.
 fn json<'a, T: Serialize + ?Sized>(
     text: &'a mut Vec<u8>,
@@ -609,61 +557,6 @@ fn bind_json<T: Serialize>(
         Some(value) => row.raw_bind_parameter(column, Text(json(text, value)?))?,
     }
     Ok(())
-}
-
-/// Returns the number that stands for the item; -1 for the step itself.
-fn item_of(slot: Slot) -> i64 {
-    slot.item.map_or(-1, i64::from)
-}
-
-/// A statement with many columns, few of which have a value; those that have none are not bound again.
-#[derive(Debug)]
-struct Sparse<'db> {
-    statement: Statement<'db>,
-    /// A bit for each column that has one.
-    bound: u32,
-}
-
-impl<'db> Sparse<'db> {
-    const fn new(statement: Statement<'db>) -> Self {
-        Self {
-            statement,
-            bound: 0,
-        }
-    }
-
-    fn bind(&mut self, column: usize, value: Option<impl ToSql>) -> Result<(), rusqlite::Error> {
-        let bit = 1 << column;
-        match value {
-            Some(value) => {
-                self.bound |= bit;
-                self.statement.raw_bind_parameter(column, value)
-            }
-            None if self.bound & bit != 0 => {
-                self.bound &= !bit;
-                let nothing = rusqlite::types::Null;
-                self.statement.raw_bind_parameter(column, nothing)
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn bind_slot(&mut self, run: i64, slot: Slot) -> Result<(), rusqlite::Error> {
-        self.bind(1, Some(run))?;
-        self.bind(2, Some(slot.step))?;
-        self.bind(3, Some(item_of(slot)))
-    }
-
-    fn bind_json<T: Serialize>(
-        &mut self,
-        column: usize,
-        text: &mut Vec<u8>,
-        value: Option<&T>,
-    ) -> Result<(), Refused> {
-        let value = value.map(|value| json(text, value).map(Text));
-        self.bind(column, value.transpose()?)?;
-        Ok(())
-    }
 }
 
 fn bind_request(

@@ -8,13 +8,14 @@ use windlass_core::run_store::{Change, Durability, StoreError, Transition, Verdi
 use windlass_core::{Failure, error_chain};
 
 use super::effect::Effects;
+use super::encoded::Encoded;
 use super::open::SYNCED;
 use super::reopen::Opened;
 use super::rows::{Refused, Tables};
-use crate::group::{self, Backend, Commit, Queue, Rejected, Seen};
+use crate::group::{self, Backend, Commit, Prepared, Queue, Rejected, Seen};
 
 /// Writes until nobody can ask for it any more.
-pub(super) fn run(mut db: Connection, opened: &Opened, mut queue: Queue) {
+pub(super) fn run(mut db: Connection, opened: &Opened, mut queue: Queue<Encoded>) {
     let mut seen = Seen::default();
     while let Err(why) = serve(&mut db, &mut queue, &mut seen) {
         // Closing copies the log into the file if it may: out of pages that nobody can trust now.
@@ -28,7 +29,7 @@ pub(super) fn run(mut db: Connection, opened: &Opened, mut queue: Queue) {
     }
 }
 
-fn serve(db: &mut Connection, queue: &mut Queue, seen: &mut Seen) -> Result<(), String> {
+fn serve(db: &mut Connection, queue: &mut Queue<Encoded>, seen: &mut Seen) -> Result<(), String> {
     let writer = Effects::watch(db).and_then(|effects| Writer::new(db, effects));
     match writer {
         Ok(mut writer) => queue.serve(&mut writer, seen),
@@ -51,7 +52,9 @@ pub(super) fn outside(db: &mut Connection, change: Change) -> Result<(), StoreEr
     let effects = Effects::watch(db).map_err(failed)?;
     let mut tables = Tables::new(db, effects).map_err(failed)?;
     tables.begin().map_err(failed)?;
-    let applied = tables.apply(&Transition::new(vec![change]));
+    let batch = [Transition::new(vec![change])];
+    let encoded = Encoded::of(&batch);
+    let applied = tables.apply(&batch[0], encoded.rows(0), encoded.text());
     applied.map_err(|refused| match refused {
         Refused::Broken(error) => error,
         Refused::Failed(e) => failed(e),
@@ -75,7 +78,9 @@ struct Writer<'db> {
 }
 
 impl Backend for Writer<'_> {
-    fn write(&mut self, group: &[Commit]) -> Result<Vec<Vec<Verdict>>, Rejected> {
+    type Prepared = Encoded;
+
+    fn write(&mut self, group: &[Commit<Encoded>]) -> Result<Vec<Vec<Verdict>>, Rejected> {
         // Each try without one more effect that ended the whole transaction.
         let mut refused = HashMap::new();
         loop {
@@ -119,7 +124,7 @@ impl<'db> Writer<'db> {
     /// Writes a group as one transaction, without the transitions that are refused already.
     fn transaction(
         &mut self,
-        group: &[Commit],
+        group: &[Commit<Encoded>],
         refused: &HashMap<Place, Failure>,
     ) -> Result<Vec<Vec<Verdict>>, Stopped> {
         let durability = group::durability(group);
@@ -156,7 +161,7 @@ impl<'db> Writer<'db> {
 
     fn apply(
         &mut self,
-        group: &[Commit],
+        group: &[Commit<Encoded>],
         refused: &HashMap<Place, Failure>,
     ) -> Result<Vec<Vec<Verdict>>, Stopped> {
         let tables = &mut self.tables;
@@ -166,7 +171,10 @@ impl<'db> Writer<'db> {
             for (at, transition) in request.batch.iter().enumerate() {
                 let verdict = match refused.get(&(number, at)) {
                     Some(failure) => Ok(Verdict::EffectFailed(failure.clone())),
-                    None => tables.apply(transition),
+                    None => {
+                        let prepared = &request.prepared;
+                        tables.apply(transition, prepared.rows(at), prepared.text())
+                    }
                 };
                 each.push(verdict.map_err(|e| match e {
                     Refused::Broken(error) => Stopped::Rejected(Rejected::Broken(number, error)),
