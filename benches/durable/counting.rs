@@ -51,6 +51,10 @@ impl RunStore for Counting {
         self.inner.commit(batch, durability).await
     }
 
+    fn keeps_order(&self) -> bool {
+        self.inner.keeps_order()
+    }
+
     async fn reopen(&self) -> Result<(), StoreError> {
         self.inner.reopen().await
     }

@@ -801,6 +801,14 @@ pub trait RunStore: Send + Sync + fmt::Debug {
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError>;
 
+    /// Returns whether commits that are asked for while others are under way are written in the order in which they
+    /// were asked for (first polled). An engine then asks for the next one while one is written, instead of
+    /// when it is in. If one fails, those behind it may be written or not: each run's events have numbers without
+    /// gaps, so none is that was decided on top of it.
+    fn keeps_order(&self) -> bool {
+        false
+    }
+
     /// Makes a store that failed to commit usable again: lets go of what may be broken, opens it anew,
     /// and settles what became of commits that were not answered. After it returned, reads show exactly
     /// what is in, everything that was acknowledged among it, and commits go on.

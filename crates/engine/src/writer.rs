@@ -1,14 +1,15 @@
 //! Group commit: one writer drains what queued during the sync before, commits it in one
-//! transaction, and tells everybody at once. No artificial delay when idle.
+//! transaction, and tells everybody at once. No artificial delay when idle. A store that keeps the order of
+//! commits is asked for the next one while it writes one.
 //!
 //! The order of requests is the order of commits. After a failed commit nobody can tell what is in:
 //! the writer says so once and drops what was decided on top of it: requests of that generation. The
 //! driver begins the next one when it has read anew what the store holds.
 
 use std::sync::Arc;
-use std::task::Poll;
 
-use futures::poll;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{Durability, RunStore, StoreError, Transition, Verdict};
 
@@ -63,14 +64,14 @@ struct Requests {
 
 impl Requests {
     /// Takes what queued, from that one on; `None` if nothing did that may be written.
-    fn group(&mut self, first: Option<WriteRequest>) -> Option<Group> {
+    fn group(&mut self, first: WriteRequest) -> Option<Group> {
         self.oldest = self.core.generation().max(self.oldest);
         let mut group = Group {
             batch: Vec::new(),
             durability: Durability::Lazy,
             waiters: Vec::new(),
         };
-        let mut next = first.or_else(|| self.queue.try_recv().ok());
+        let mut next = Some(first);
         while let Some(request) = next {
             if request.generation >= self.oldest {
                 let count = request.transitions.len();
@@ -90,6 +91,12 @@ impl Requests {
     }
 }
 
+/// A commit that failed, and the newest generation that it was of or that was written behind it.
+struct Failed {
+    generation: u64,
+    error: StoreError,
+}
+
 /// Runs until the last sender is gone.
 pub(crate) async fn run(
     core: Arc<Core>,
@@ -97,55 +104,71 @@ pub(crate) async fn run(
     queue: mpsc::Receiver<WriteRequest>,
     answers: mpsc::UnboundedSender<Written>,
 ) {
-    let oldest = 0;
     let mut requests = Requests {
         core,
         queue,
-        oldest,
+        oldest: 0,
     };
-    while let Some(first) = requests.queue.recv().await {
-        let mut next = requests.group(Some(first));
-        let mut written = None;
-        while let Some(group) = next {
-            let mut commit = store.commit(group.batch, group.durability);
-            // Whoever waits for the commit before is told when this one is on its way: the store goes on.
-            let outcome = poll!(&mut commit);
-            tell(written.take(), &answers);
-            let outcome = match outcome {
-                Poll::Ready(outcome) => outcome,
-                Poll::Pending => commit.await,
-            };
-            match outcome {
-                Ok(verdicts) => written = Some((verdicts, group.waiters)),
+    // A store that keeps the order makes the next commit ready while it writes one.
+    let most = if store.keeps_order() { 2 } else { 1 };
+    let mut flying = FuturesOrdered::new();
+    let mut failed: Option<Failed> = None;
+    let mut closed = false;
+    while !closed || !flying.is_empty() {
+        let may_take = !closed && failed.is_none() && flying.len() < most;
+        tokio::select! {
+            biased;
+            Some((waiters, outcome)) = flying.next() => match outcome {
+                Ok(verdicts) => tell(waiters, verdicts, failed.as_ref(), &answers),
                 Err(error) => {
-                    let newest = group.waiters.iter().map(|(_, generation, _)| *generation);
-                    let generation = newest.max().unwrap_or(requests.oldest);
-                    let outcome = Err(error);
-                    drop(answers.send(Written {
-                        generation,
-                        outcome,
-                    }));
-                    requests.oldest = generation + 1;
+                    let generations = waiters.iter().map(|(_, generation, _)| *generation);
+                    let newest = generations.max().unwrap_or(requests.oldest);
+                    let failed = failed.get_or_insert(Failed { generation: newest, error });
+                    failed.generation = failed.generation.max(newest);
                 }
-            }
-            next = requests.group(None);
+            },
+            first = requests.queue.recv(), if may_take => match first {
+                Some(first) => {
+                    let group = requests.group(first);
+                    flying.extend(group.map(|group| commit(&*store, group)));
+                }
+                None => closed = true,
+            },
         }
-        tell(written, &answers);
+        // Told when what was asked for behind it has settled, too: whoever reads the store then sees all of it.
+        if flying.is_empty()
+            && let Some(Failed { generation, error }) = failed.take()
+        {
+            let outcome = Err(error);
+            drop(answers.send(Written {
+                generation,
+                outcome,
+            }));
+            requests.oldest = generation + 1;
+        }
     }
 }
 
-/// Says what became of a commit that is in.
-fn tell(written: Option<(Vec<Verdict>, Waiters)>, answers: &mpsc::UnboundedSender<Written>) {
-    let Some((verdicts, waiters)) = written else {
-        return;
-    };
+async fn commit(store: &dyn RunStore, group: Group) -> (Waiters, Result<Vec<Verdict>, StoreError>) {
+    let outcome = store.commit(group.batch, group.durability).await;
+    (group.waiters, outcome)
+}
+
+/// Says what became of a commit that is in; what was decided on top of one that isn't is of no use to the driver.
+fn tell(
+    waiters: Waiters,
+    verdicts: Vec<Verdict>,
+    failed: Option<&Failed>,
+    answers: &mpsc::UnboundedSender<Written>,
+) {
     let mut verdicts = verdicts.into_iter();
     for (count, generation, waiter) in waiters {
-        let outcome = Ok(verdicts.by_ref().take(count).collect());
+        let mine = verdicts.by_ref().take(count).collect();
         match waiter {
+            Waiter::Driver if failed.is_some_and(|f| generation <= f.generation) => {}
             Waiter::Driver => drop(answers.send(Written {
                 generation,
-                outcome,
+                outcome: Ok(mine),
             })),
             Waiter::Other(waiter) => drop(waiter.send(())),
         }

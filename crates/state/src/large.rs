@@ -7,9 +7,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::poll;
 use futures::{StreamExt, TryStreamExt, stream};
 use windlass_core::run_store::{
     Change, Durability, EventRecord, OutboxRecord, RunQuery, RunRecord, RunSnapshot, RunStore,
@@ -60,6 +62,8 @@ pub struct LargeValues {
     folder: ObjectKey,
     /// Objects that are there.
     known: Mutex<HashSet<ObjectKey>>,
+    /// Held by the commit whose turn it is, until the store has it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl LargeValues {
@@ -71,6 +75,7 @@ impl LargeValues {
             storage,
             folder,
             known: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -242,16 +247,28 @@ impl RunStore for LargeValues {
                 }
             }
         }
+        // In the order of the calls, so one that has objects to write holds up those behind it.
+        let turn = self.turn.lock().await;
         if !objects.is_empty() {
             self.write(objects).await?;
         }
-        let verdicts = self.inner.commit(batch, durability).await?;
+        let mut commit = self.inner.commit(batch, durability);
+        let done = poll!(&mut commit);
+        drop(turn);
+        let verdicts = match done {
+            Poll::Ready(done) => done?,
+            Poll::Pending => commit.await?,
+        };
         for (at, owner) in deleted {
             if verdicts.get(at) == Some(&Verdict::Applied) {
                 self.forget(owner).await;
             }
         }
         Ok(verdicts)
+    }
+
+    fn keeps_order(&self) -> bool {
+        self.inner.keeps_order()
     }
 
     async fn reopen(&self) -> Result<(), StoreError> {

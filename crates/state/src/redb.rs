@@ -137,6 +137,10 @@ impl RunStore for RedbStore {
     ///
     /// # Cancel safety
     /// If the future is dropped the file may or may not be open again; it may be called again.
+    fn keeps_order(&self) -> bool {
+        true
+    }
+
     async fn reopen(&self) -> Result<(), StoreError> {
         if self.writer.has_failed() {
             self.writer.reopen().await?;

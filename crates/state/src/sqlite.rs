@@ -286,6 +286,10 @@ impl RunStore for SqliteStore {
     ///
     /// # Cancel safety
     /// If the future is dropped the file may or may not be open again; it may be called again.
+    fn keeps_order(&self) -> bool {
+        true
+    }
+
     async fn reopen(&self) -> Result<(), StoreError> {
         let Some(writer) = &self.writer else {
             return Ok(());

@@ -5,6 +5,7 @@
 //! can tell what became of a commit that was not answered, until the store is opened anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -174,6 +175,8 @@ pub(super) struct ModelStore {
     /// The name of the host towards others.
     pub(super) boot: String,
     shared: bool,
+    /// Held by the commit that is written.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How a commit goes wrong.
@@ -195,6 +198,7 @@ impl ModelStore {
             boot: format!("host-{}", line.host()),
             line,
             shared,
+            turn: Arc::default(),
         }
     }
 
@@ -249,6 +253,8 @@ impl RunStore for ModelStore {
         batch: Vec<Transition>,
         durability: Durability,
     ) -> Result<Vec<Verdict>, StoreError> {
+        // A slow one holds up those behind it.
+        let turn = self.turn.lock().await;
         self.line.point().await;
         let slow = {
             let mut state = self.line.lock();
@@ -273,12 +279,17 @@ impl RunStore for ModelStore {
                 Some(self.commit_now(&mut state, &batch, durability))
             }
         };
+        drop(turn);
         // It may be in and never be answered.
         self.line.point().await;
         match answer {
             Some(answer) => answer,
             None => std::future::pending().await,
         }
+    }
+
+    fn keeps_order(&self) -> bool {
+        true
     }
 
     async fn reopen(&self) -> Result<(), StoreError> {
