@@ -51,7 +51,7 @@ use crate::writer::{WriteRequest, Written};
 
 /// Inputs that one turn takes at most: nobody waits long for an answer, and the store writes one turn of a
 /// crowd while the next one is decided.
-const TURN: usize = 512;
+const TURN: usize = 256;
 
 /// Steps that wait for the workers at most; those beyond it wait in the driver.
 const FEED: usize = 4_096;
