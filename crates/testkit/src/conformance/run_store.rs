@@ -233,6 +233,7 @@ where
             an_event_number_is_used_once,
             events_of_many_transitions_follow_each_other,
             a_run_reads_as_it_was_put_last_whatever_came_since,
+            commits_asked_for_at_once_go_in_in_order_if_the_store_says_so,
             events_of_two_runs_in_one_transition_keep_apart,
             a_commit_is_seen_by_the_next_read,
             a_lazy_commit_is_seen_by_the_next_read,

@@ -1,5 +1,6 @@
 //! Commits: whole, in order, and refused where a key is taken.
 
+use futures::future::join_all;
 use windlass_core::run_store::{
     Change, Durability, EventRecord, RunQuery, RunRecord, StoreErrorKind, Transition, Verdict,
 };
@@ -318,6 +319,30 @@ pub(super) async fn events_of_two_runs_in_one_transition_keep_apart(p: Place) ->
         same(&events(&p, n).await?, &expected)?;
     }
     Ok(())
+}
+
+pub(super) async fn commits_asked_for_at_once_go_in_in_order_if_the_store_says_so(
+    p: Place,
+) -> Found {
+    if !p.keeps_order() {
+        return Ok(());
+    }
+    p.put(vec![create(run(1))]).await?;
+    let all = (1..=40).map(|seq| {
+        // Lazy ones between, and rows of very different size.
+        let durability = [Durability::Synced, Durability::Lazy][usize::from(seq % 3 == 0)];
+        let mut changes = vec![append(ready(run_id(1), seq))];
+        let other = u32::try_from(seq).unwrap_or(u32::MAX);
+        if seq % 4 == 0 {
+            changes.push(put_version(version(&format!("of-{other}"), 200)));
+        }
+        p.commit(vec![Transition::new(changes)], durability)
+    });
+    for verdicts in join_all(all).await {
+        same(&verdicts?, &vec![APPLIED])?;
+    }
+    let expected: Vec<_> = (1..=40).map(|seq| ready(run_id(1), seq)).collect();
+    same(&events(&p, 1).await?, &expected)
 }
 
 /// Where the row of a run is put among the events of a transition.
