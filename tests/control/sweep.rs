@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use windlass::dataset::Dataset;
-use windlass::run_store::RunStore;
+use windlass::run_store::{Change, Durability, RunStore, Transition, Verdict};
 use windlass::{
-    Action, ByteStream, ClockExt, CopySpec, Engine, LogicalName, MemoryStorage, MemoryStore,
-    ObjectKey, ObjectMeta, OutputRef, Pipeline, PublishSpec, PutMode, Retention, RunFolder, RunId,
-    RunRequest, Settings, StepError, StepSpec, Storage, StorageCapabilities, StorageError,
-    StorageExt, SweepOptions, SweptRun, Timestamp, sweep,
+    Action, Artifact, ByteStream, CacheEntry, CacheParts, Clock, ClockExt, CopySpec, Digest,
+    Engine, LogicalName, MemoryStorage, MemoryStore, ObjectKey, ObjectMeta, OutputRef, Pipeline,
+    PublishSpec, PutMode, Retention, RunFolder, RunId, RunRequest, Settings, Slot, StepError,
+    StepOutput, StepSpec, Storage, StorageCapabilities, StorageError, StorageExt, StorageUri,
+    SweepOptions, SweptRun, Timestamp, sweep,
 };
 use windlass_testkit::sim::PausedClock;
 
@@ -223,15 +224,21 @@ async fn folders_of_other_stores_of_known_runs_and_of_young_marks_are_left_alone
     // Of another store in the same storage, beside a run that is known, and one that nobody can read.
     let foreign = RunId::from_parts(Timestamp::from_micros(7), 7);
     let unread = RunId::from_parts(Timestamp::from_micros(8), 8);
-    let mark = |store: &str, run: RunId| {
+    // A copy of another folder's, and one of a release to come.
+    let copied = RunId::from_parts(Timestamp::from_micros(9), 9);
+    let newer = RunId::from_parts(Timestamp::from_micros(10), 10);
+    let mark = |format: u32, store: &str, run: RunId| {
         format!(
-            r#"{{"format":1,"store":"{store}","run":"{run}","forgotten_at":"2026-11-03T00:00:00Z"}}"#
+            r#"{{"format":{format},"store":"{store}","run":"{run}","forgotten_at":"2026-11-03T00:00:00Z"}}"#
         )
     };
+    let ours = b.store.store_id();
     for (run, text) in [
-        (foreign, mark("another", foreign)),
-        (again, mark(b.store.store_id(), again)),
+        (foreign, mark(1, "another", foreign)),
+        (again, mark(1, ours, again)),
         (unread, "{".to_owned()),
+        (copied, mark(1, ours, plain)),
+        (newer, mark(2, ours, newer)),
     ] {
         for (at, text) in [("forgotten.json", text.as_str()), ("steps/x", "data")] {
             let at = key(&format!("{}/{at}", folder("broken", run)));
@@ -248,12 +255,58 @@ async fn folders_of_other_stores_of_known_runs_and_of_young_marks_are_left_alone
     assert!(swept.is_empty() && b.objects().await == before, "{swept:?}");
     b.sweep(false).await;
     let after = b.objects().await;
-    for run in [foreign, again, unread] {
+    for run in [foreign, again, unread, copied, newer] {
         let of = folder("broken", run);
         let count = |all: &BTreeSet<String>| all.iter().filter(|k| k.starts_with(&of)).count();
         assert_eq!(count(&before), count(&after), "{of}");
     }
     assert!(!after.iter().any(|k| k.starts_with(&folder("plain", plain))));
+}
+
+/// Keeps a result that names what lies there.
+async fn keep_result(b: &Bench, of: &str, storage: &str, key: ObjectKey) {
+    let at = StorageUri::new(name(storage), key, true);
+    let artifact = Artifact::new(at, 1, 1, Digest::of(of.as_bytes()));
+    let output = StepOutput::empty().with_artifact(name("data"), artifact);
+    let mut parts = CacheParts::default();
+    parts.set("of", of);
+    let (run, slot, now) = (
+        RunId::from_parts(Timestamp::from_micros(1), 1),
+        Slot::step(0),
+        b.clock.now(),
+    );
+    let entry = CacheEntry::new(parts, of.to_owned(), run, slot, output, now);
+    let put = Transition::new(vec![Change::PutCache(Box::new(entry))]);
+    let done = b.store.commit(vec![put], Durability::Synced).await;
+    assert_eq!(done.unwrap(), [Verdict::Applied]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_named_from_above_or_under_another_name_of_the_same_place_stays() {
+    let (b, [plain, published, _], _) = Bench::with_forgotten_runs().await;
+    let before = b.objects().await;
+    keep_result(&b, "above", "lake", key("published")).await;
+    let of_plain: Vec<_> = before
+        .iter()
+        .filter_map(|k| k.strip_prefix(&format!("{}/steps/", folder("plain", plain))))
+        .collect();
+    let first = of_plain[0].split('/').next().unwrap();
+    let deeper = format!("bucket/{}/steps/{first}", folder("plain", plain));
+    keep_result(&b, "elsewhere", "mirror", key(&deeper)).await;
+    // Above under another name: nobody can tell whether it is the same place, and most are not.
+    keep_result(&b, "beside", "mirror", key("plain/runs")).await;
+    b.sweep(false).await;
+    let after = b.objects().await;
+    let of = |all: &BTreeSet<String>, at: &str| -> BTreeSet<String> {
+        let below = all.iter().filter(|k| k.starts_with(at));
+        below.cloned().collect()
+    };
+    let at = folder("published", published);
+    assert_eq!(of(&after, &at), of(&before, &at));
+    let at = format!("{}/steps/{first}/", folder("plain", plain));
+    assert_eq!(of(&after, &at), of(&before, &at));
+    let left = of(&after, &folder("plain", plain)).len();
+    assert_eq!(left, of(&before, &at).len() + 1, "and the mark: {after:?}");
 }
 
 #[tokio::test(start_paused = true)]

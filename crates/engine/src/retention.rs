@@ -162,13 +162,18 @@ impl Keeper<'_> {
     /// Deletes those that ended and nobody needs, and returns how many.
     async fn delete<'r>(&self, runs: impl Iterator<Item = &'r RunRecord>, needed: &Needed) -> u64 {
         let mut deleted = 0;
+        let (mut stay, mut first) = (0_u64, None);
         for run in runs.filter(|r| r.state.is_final() && !needed.has(r)) {
             // First, so that no folder is left of which nobody knows any more that its run is gone.
             if let Err(error) = self.mark(run).await {
-                tracing::warn!(run = %run.id, error = %error_chain(&error), "the folder of a run can't be marked as forgotten, so the run stays for now");
+                stay += 1;
+                first.get_or_insert((run.id, error));
                 continue;
             }
             deleted += u64::from(self.write(Change::DeleteRun(run.id)).await);
+        }
+        if let Some((run, error)) = first {
+            tracing::warn!(runs = stay, first = %run, error = %error_chain(&error), "folders of runs can't be marked as forgotten, so the runs stay for now");
         }
         deleted
     }

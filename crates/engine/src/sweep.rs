@@ -29,6 +29,8 @@ use crate::Error;
 
 /// The object that marks the folder of a forgotten run.
 const MARK: &str = "forgotten.json";
+/// How marks are written today.
+const FORMAT: u32 = 1;
 /// Rows read at once.
 const PAGE: u32 = 1_000;
 /// The largest published version that is read.
@@ -110,7 +112,7 @@ pub(crate) async fn mark(
         return Ok(());
     }
     let mark = Mark {
-        format: 1,
+        format: FORMAT,
         store: store.to_owned(),
         run: run.id,
         forgotten_at: now.to_string(),
@@ -152,7 +154,7 @@ pub async fn sweep(
     }
     let mut forgotten = BTreeMap::new();
     for (run, folder) in folders {
-        let ours = is_of(store.store_id(), storage, &folder);
+        let ours = is_of(store.store_id(), storage, run, &folder);
         if store.run(run).await.map_err(failed)?.is_none() && ours.await.map_err(unread)? {
             forgotten.insert(run, folder);
         }
@@ -235,10 +237,11 @@ async fn delete(storage: &dyn Storage, key: &ObjectKey, dry_run: bool) -> Result
     }
 }
 
-/// Returns whether the mark in a folder is one of this store; one that can't be understood is not.
+/// Returns whether the mark in a folder is that of its run, by this store; one that can't be understood is not.
 async fn is_of(
     store: &str,
     storage: &dyn Storage,
+    run: RunId,
     folder: &ObjectKey,
 ) -> Result<bool, StorageError> {
     let text = match storage.get(&folder.join(MARK)?, 1 << 16).await {
@@ -247,7 +250,16 @@ async fn is_of(
         Err(e) => return Err(e),
     };
     let mark = serde_json::from_slice::<Mark>(&text);
-    Ok(mark.is_ok_and(|mark| mark.store == store))
+    let mark = mark.ok().filter(|m| m.store == store && m.run == run);
+    if let Some(mark) = mark.as_ref().filter(|m| m.format != FORMAT) {
+        tracing::warn!(
+            folder = folder.as_str(),
+            format = mark.format,
+            known = FORMAT,
+            "a run was forgotten by a newer release: its folder is left to that one"
+        );
+    }
+    Ok(mark.is_some_and(|mark| mark.format == FORMAT))
 }
 
 /// Returns the run and its folder, if a key is that of a mark: `<model>/runs/<date>/<run>/forgotten.json`.
@@ -285,11 +297,33 @@ impl Names<'_> {
         while let Some(one) = left.pop() {
             left.extend(one.parts.values());
             let key = &one.at.key;
-            let run = run_of(key.as_str()).filter(|run| self.forgotten.contains_key(run));
-            if let Some(run) = run.filter(|_| one.at.storage == *self.storage) {
-                self.named.entry(run).or_default().push(key.clone());
+            if let Some((run, at)) = self.inside(key) {
+                self.named.entry(run).or_default().push(at);
+            } else if one.at.storage == *self.storage {
+                let below = |folder: &ObjectKey| folder == key || folder.below(key).is_some();
+                for (run, folder) in self.forgotten.iter().filter(|(_, at)| below(at)) {
+                    self.named.entry(*run).or_default().push(folder.clone());
+                }
             }
         }
+    }
+
+    /// Returns the forgotten run in whose folder a key lies, and its key there. The id of the run tells, for two
+    /// names may stand for one place, or for two folders of it.
+    fn inside(&self, key: &ObjectKey) -> Option<(RunId, ObjectKey)> {
+        let text = key.as_str();
+        let mut parts = text.split('/');
+        let mut end = 0;
+        parts.find_map(|part| {
+            end += part.len() + 1;
+            let run = part.parse().ok()?;
+            let folder = self.forgotten.get(&run)?;
+            let at = match text.get(end..).filter(|rest| !rest.is_empty()) {
+                Some(rest) => folder.join(rest).ok()?,
+                None => folder.clone(),
+            };
+            Some((run, at))
+        })
     }
 
     async fn of_results(&mut self, store: &dyn RunStore) -> Result<(), StoreError> {
