@@ -128,9 +128,10 @@ pub struct JobSpec {
     pub software: SoftwareSpec,
     /// Read-only inputs by name.
     pub inputs: BTreeMap<LogicalName, Location>,
-    /// Empty folder that becomes `$WINDLASS_OUTPUTS`; what is written there outlives the job.
+    /// Empty folder that becomes `$WINDLASS_OUTPUTS`; what is written there outlives the job. Where the
+    /// target makes folders it may be missing, and then comes to be when the job has written something.
     pub outputs: Location,
-    /// Folder for `stdout.log` and `stderr.log`.
+    /// Folder for `stdout.log` and `stderr.log`; a log that nothing was written to may be missing.
     pub logs: Location,
     /// File for `$WINDLASS_RESULT`, outside of the outputs.
     pub result: Location,
@@ -209,15 +210,23 @@ pub enum Submitted {
     Created(JobHandle),
     /// The job of an earlier call with the same key.
     Attached(JobHandle),
+    /// A new job that is over already, and how it ended: there may be no hint of it.
+    Ended(JobHandle, Box<Observation>),
 }
 
 impl Submitted {
-    /// Returns the handle in either case.
+    /// Returns the handle in any case.
     #[must_use]
     pub fn into_handle(self) -> JobHandle {
         match self {
-            Self::Created(h) | Self::Attached(h) => h,
+            Self::Created(h) | Self::Attached(h) | Self::Ended(h, _) => h,
         }
+    }
+
+    /// Returns true if the call made the job.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        matches!(self, Self::Created(_) | Self::Ended(..))
     }
 }
 
@@ -358,6 +367,9 @@ pub struct Observation {
     pub degraded: Vec<String>,
     /// When user code started, where known.
     pub started_at: Option<Timestamp>,
+    /// True if the target saw that a job that has ended left no output, no result and no log; false
+    /// if it may have.
+    pub left_nothing: bool,
 }
 
 impl Observation {
@@ -370,6 +382,7 @@ impl Observation {
             usage: None,
             degraded: Vec::new(),
             started_at: None,
+            left_nothing: false,
         }
     }
 
@@ -405,6 +418,9 @@ pub struct TargetCapabilities {
     pub missing: Vec<(Isolation, String)>,
     /// True if jobs go on when their host dies, so that a restarted host may find them.
     pub survives_host: bool,
+    /// True if the target makes the folders of a job's outputs and logs, at the latest when there is
+    /// something for them; false if they must be there before.
+    pub makes_folders: bool,
     /// True if the out-of-memory end is exact.
     pub exact_oom: bool,
     /// One line for people, for example the level of a sandbox.
@@ -421,6 +437,7 @@ impl TargetCapabilities {
             isolation: Vec::new(),
             missing: Vec::new(),
             survives_host: false,
+            makes_folders: false,
             exact_oom: false,
             summary: String::new(),
         }
