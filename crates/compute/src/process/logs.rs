@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -219,6 +219,7 @@ impl Pump {
             Some(pipe) => shared.watch(pipe, id),
             None => Ok(()),
         };
+        log.watched = Arc::downgrade(shared);
         if let Err(error) = watched {
             // Without a reader the job gets to know, too.
             (log.pipe, log.error) = (None, Some(error));
@@ -257,6 +258,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Log {
     /// `None` once the pipe has ended.
     pipe: Option<OwnedFd>,
+    /// Who watches it.
+    watched: Weak<Shared>,
     file: CappedFile,
     /// The first error of the file; the pipe is still emptied, so that the job doesn't wait.
     error: Option<io::Error>,
@@ -278,6 +281,7 @@ impl Log {
         rustix::io::ioctl_fionbio(&pipe, true)?;
         Ok(Self {
             pipe: Some(pipe),
+            watched: Weak::new(),
             file,
             error: None,
         })
@@ -290,8 +294,7 @@ impl Log {
         };
         match rustix::io::read(pipe, &mut *buffer) {
             Ok(0) => {
-                // A closed descriptor leaves the list of what is watched by itself.
-                self.pipe = None;
+                drop(self.leave());
                 false
             }
             Ok(n) => {
@@ -303,10 +306,21 @@ impl Log {
             Err(rustix::io::Errno::INTR) => true,
             Err(rustix::io::Errno::AGAIN) => false,
             Err(_) => {
-                self.pipe = None;
+                drop(self.leave());
                 false
             }
         }
+    }
+
+    /// Takes the pipe out of what is watched. A program that is being started has a copy of it, and with
+    /// that it would stay there, and end again and again, until it is executed.
+    fn leave(&mut self) -> Option<OwnedFd> {
+        let pipe = self.pipe.take()?;
+        if let Some(shared) = self.watched.upgrade() {
+            // Only one that was never watched is not there.
+            epoll::delete(&shared.epoll, &pipe).ok();
+        }
+        Some(pipe)
     }
 
     /// Returns true if nothing was printed so far.
@@ -330,7 +344,7 @@ impl Log {
                 }
             }
         }
-        let held = self.pipe.take();
+        let held = self.leave();
         let written = self.error.take().map_or(Ok(()), Err);
         Captured {
             empty: self.file.is_empty() && written.is_ok(),
