@@ -238,7 +238,8 @@ pub enum Found {
     One(JobHandle),
     /// No job was ever submitted under the key: safe to launch.
     Never,
-    /// A job was, and is gone without leaving an end.
+    /// A job was, or may have been as far as the target can know, and nothing is left of it, nor of how
+    /// it ended.
     Gone,
     /// Nobody can tell now.
     Unknown,
@@ -509,7 +510,7 @@ pub trait ComputeTarget: Send + Sync + fmt::Debug {
     async fn check(&self, spec: &JobSpec) -> Result<Vec<String>, ComputeError>;
 
     /// Starts the job, or finds it if it was started before under the same key; a second call never
-    /// starts a second job.
+    /// starts a second job. It may take as long as a short job does: [`Submitted::Ended`].
     ///
     /// # Errors
     /// [`ComputeErrorKind::Refused`] and [`ComputeErrorKind::Busy`]: not submitted.
@@ -517,6 +518,8 @@ pub trait ComputeTarget: Send + Sync + fmt::Debug {
     async fn submit(&self, key: &SubmitKey, spec: &JobSpec) -> Result<Submitted, ComputeError>;
 
     /// Looks a job up by its key; the answer for a job that was never submitted is [`Found::Never`].
+    /// A target that may have lost its records says [`Found::Gone`] or [`Found::Unknown`] instead of
+    /// what it can't know.
     ///
     /// # Errors
     /// [`ComputeErrorKind::Unavailable`] if the target can't be asked.
