@@ -6,16 +6,19 @@
 //! What of this the machine allows is found out when the target is built, reported in its
 //! capabilities, and never assumed; see [`SandboxLevel`].
 //!
-//! Invariants: user code starts only after the record of the job is durable and its limits hold. A
+//! Invariants: user code starts only after the record of the job is written and its limits hold. A
 //! job is `Done` only after its last process is gone and its end is recorded. Out of memory is said
 //! by the limit's own counter and by nothing else.
 //!
-//! After a crash of the machine (not of the host) a job that had ended may be told as gone: neither
-//! its outputs nor its end are synced by the target, and whoever takes over outputs syncs them.
+//! Records are not synced: they outlive the host, and a stop of the machine ends all jobs. So after
+//! another boot every job of an earlier one is told as gone, whether it had ended or may never have
+//! been started: neither its outputs nor its end were synced by the target. Whoever takes over
+//! outputs syncs them.
 //!
 //! Not here: queues and quotas (the engine decides when a job may start), retries, staging from
 //! storage, installing software.
 
+mod bench;
 mod builder;
 mod cgroup;
 mod clock;
@@ -40,11 +43,12 @@ mod supervise;
 mod sys;
 mod wire;
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -63,8 +67,9 @@ pub use builder::{ProcessTargetBuilder, machine_capacity};
 pub use helper::init_if_child;
 pub use probe::SandboxLevel;
 
+use bench::Benches;
 use cgroup::Cgroups;
-use job::{Job, Launched};
+use job::{Course, Job, Launched};
 use launch::{Plan, Program};
 use logs::Pump;
 use plan::{Paths, Settings};
@@ -74,6 +79,8 @@ use software::Software;
 
 /// Observations kept for a watcher that is behind; it loses older ones.
 const EVENTS_KEPT: usize = 1_024;
+/// Programs that are remembered as executed before the memory starts anew.
+const WARM: usize = 1_024;
 /// Most that one call for a log returns.
 const LOG_PIECE: usize = 1 << 20;
 
@@ -113,9 +120,14 @@ struct Inner {
     records: Records,
     /// Folder of the jobs' scratch folders.
     scratch: PathBuf,
+    benches: Arc<Benches>,
+    /// `/dev/null`, the standard input of jobs without walls.
+    null: File,
     pump: Pump,
     clock: Arc<dyn Clock>,
     me: ProcessLife,
+    /// Programs that were executed here, and so are in memory.
+    warm: Mutex<HashSet<PathBuf>>,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
     events: broadcast::Sender<Observation>,
 }
@@ -134,15 +146,30 @@ impl Inner {
         jobs.get(name).cloned()
     }
 
+    fn is_warm(&self, program: &Path) -> bool {
+        let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.contains(program)
+    }
+
+    fn warm(&self, program: &Path) {
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warm.contains(program) {
+            if warm.len() >= WARM {
+                warm.clear();
+            }
+            warm.insert(program.to_owned());
+        }
+    }
+
     fn forget(&self, name: &str) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.remove(name);
     }
 
     /// Returns the software of a spec.
-    fn software(&self, spec: &SoftwareSpec) -> Result<Software, ComputeError> {
+    fn software(&self, spec: &SoftwareSpec) -> Result<Cow<'_, Software>, ComputeError> {
         if *spec == SoftwareSpec::Host {
-            return Ok(self.software.clone());
+            return Ok(Cow::Borrowed(&self.software));
         }
         let prepared = self.environments.iter().find(|(known, _)| known == spec);
         let (_, prefix) = prepared.ok_or_else(|| {
@@ -152,7 +179,7 @@ impl Inner {
                  software=`{spec:?}`"
             ))
         })?;
-        Ok(self.software.with_environment(prefix))
+        Ok(Cow::Owned(self.software.with_environment(prefix)))
     }
 
     /// Checks a spec against what the target can do; returns what the job would lack.
@@ -188,7 +215,7 @@ impl Inner {
 
     fn plan(&self, key: &SubmitKey, spec: &JobSpec) -> Result<Plan, ComputeError> {
         let name = key.native_name();
-        let paths = Paths::of(spec, self.scratch.join(&name))?;
+        let mut paths = Paths::of(spec, self.scratch.join(&name))?;
         let software = self.software(&spec.software)?;
         let counted = self.cgroups.as_ref().is_some_and(Cgroups::has_pids);
         let program = match self.level {
@@ -202,7 +229,11 @@ impl Inner {
                 &self.settings,
                 counted,
             ))),
-            SandboxLevel::Nothing => Program::Bare(plan::bare(spec, &paths, &software)),
+            SandboxLevel::Nothing => {
+                let seat = self.benches.take();
+                seat.path().clone_into(&mut paths.scratch);
+                Program::Bare(Box::new(plan::bare(spec, &paths, &software, seat)))
+            }
         };
         Ok(Plan {
             record: JobRecord {
@@ -306,7 +337,10 @@ impl ComputeTarget for ProcessTarget {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             match jobs.get(&plan.name) {
-                Some(job) => (Arc::clone(job), false),
+                Some(job) => {
+                    job.share();
+                    (Arc::clone(job), false)
+                }
                 None => {
                     let logs = plan.paths.logs.clone();
                     let job = Arc::new(Job::new(key.clone(), plan.name.clone(), logs, degraded));
@@ -316,18 +350,24 @@ impl ComputeTarget for ProcessTarget {
             }
         };
         if new {
-            // A task of its own: a caller that goes away leaves no half-started job behind.
-            tokio::spawn(job::run(
-                Arc::clone(&self.inner),
-                Arc::clone(&job),
-                plan,
-                spec.walltime,
-                spec.grace,
-            ));
+            // Not of the caller: one that goes away leaves no half-started job behind.
+            let course = Course::new(Arc::clone(&self.inner), Arc::clone(&job), plan, spec);
+            if course.is_quick() {
+                course.begin_here().await;
+            } else {
+                let runtime = tokio::runtime::Handle::current();
+                drop(tokio::task::spawn_blocking(move || course.begin(&runtime)));
+            }
         }
         match job.launched().await {
+            Launched::Over if new => {
+                let seen = Box::new(job.observation());
+                Ok(Submitted::Ended(job.handle(), seen))
+            }
             Launched::Started if new => Ok(Submitted::Created(job.handle())),
-            Launched::Started | Launched::Known => Ok(Submitted::Attached(job.handle())),
+            Launched::Started | Launched::Over | Launched::Known => {
+                Ok(Submitted::Attached(job.handle()))
+            }
             Launched::Failed(kind, why) => Err(ComputeError::new(kind, why)),
         }
     }
@@ -341,7 +381,7 @@ impl ComputeTarget for ProcessTarget {
         let inner = Arc::clone(&self.inner);
         blocking(NO_RECORDS, move || {
             Ok(match inner.records.read(&name)? {
-                None => Found::Never,
+                None => inner.records.unknown(),
                 Some(Recorded { end: Some(_), .. }) => Found::One(handle),
                 Some(recorded) if inner.may_run(&name, &recorded) => Found::Unknown,
                 Some(_) => Found::Gone,
@@ -401,7 +441,8 @@ impl ComputeTarget for ProcessTarget {
                 return Ok(None);
             };
             match File::open(folder.join(stream.file_name())) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                // Nothing was printed so far.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Some(Bytes::new())),
                 Err(e) => Err(e),
                 Ok(file) => read_piece(&file, offset).map(Some),
             }
@@ -414,8 +455,15 @@ impl ComputeTarget for ProcessTarget {
 
     async fn release(&self, handle: &JobHandle) -> Result<(), ComputeError> {
         let known = self.inner.job(&handle.native_id);
-        if known.as_ref().is_some_and(|job| !job.is_done()) {
-            return Ok(());
+        match known {
+            Some(job) if !job.is_done() => return Ok(()),
+            // It has no folder of its own, and its records are those in memory.
+            Some(_) if self.inner.level == SandboxLevel::Nothing => {
+                self.inner.records.remove(&handle.native_id);
+                self.inner.forget(&handle.native_id);
+                return Ok(());
+            }
+            _ => {}
         }
         let (inner, name) = (Arc::clone(&self.inner), handle.native_id.clone());
         blocking(NO_RECORDS, move || {
@@ -425,7 +473,7 @@ impl ComputeTarget for ProcessTarget {
             {
                 return Ok(());
             }
-            inner.records.remove(&name)?;
+            inner.records.remove(&name);
             inner.forget(&name);
             match std::fs::remove_dir_all(inner.scratch.join(&name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -439,10 +487,8 @@ impl ComputeTarget for ProcessTarget {
         let (inner, owner) = (Arc::clone(&self.inner), owner.to_owned());
         blocking(NO_RECORDS, move || {
             let mut found = Vec::new();
-            for name in inner.records.names()? {
-                if let Some(recorded) = inner.records.read(&name)?
-                    && recorded.job.key.owner == owner
-                {
+            for (name, recorded) in inner.records.all()? {
+                if recorded.job.key.owner == owner {
                     found.push(JobHandle::new(recorded.job.key, name));
                 }
             }

@@ -128,9 +128,10 @@ pub struct JobSpec {
     pub software: SoftwareSpec,
     /// Read-only inputs by name.
     pub inputs: BTreeMap<LogicalName, Location>,
-    /// Empty folder that becomes `$WINDLASS_OUTPUTS`; what is written there outlives the job.
+    /// Empty folder that becomes `$WINDLASS_OUTPUTS`; what is written there outlives the job. Where the
+    /// target makes folders it may be missing, and then comes to be when the job has written something.
     pub outputs: Location,
-    /// Folder for `stdout.log` and `stderr.log`.
+    /// Folder for `stdout.log` and `stderr.log`; a log that nothing was written to may be missing.
     pub logs: Location,
     /// File for `$WINDLASS_RESULT`, outside of the outputs.
     pub result: Location,
@@ -209,15 +210,23 @@ pub enum Submitted {
     Created(JobHandle),
     /// The job of an earlier call with the same key.
     Attached(JobHandle),
+    /// A new job that is over already, and how it ended: there may be no hint of it.
+    Ended(JobHandle, Box<Observation>),
 }
 
 impl Submitted {
-    /// Returns the handle in either case.
+    /// Returns the handle in any case.
     #[must_use]
     pub fn into_handle(self) -> JobHandle {
         match self {
-            Self::Created(h) | Self::Attached(h) => h,
+            Self::Created(h) | Self::Attached(h) | Self::Ended(h, _) => h,
         }
+    }
+
+    /// Returns true if the call made the job.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        matches!(self, Self::Created(_) | Self::Ended(..))
     }
 }
 
@@ -229,7 +238,8 @@ pub enum Found {
     One(JobHandle),
     /// No job was ever submitted under the key: safe to launch.
     Never,
-    /// A job was, and is gone without leaving an end.
+    /// A job was, or may have been as far as the target can know, and nothing is left of it, nor of how
+    /// it ended.
     Gone,
     /// Nobody can tell now.
     Unknown,
@@ -358,6 +368,9 @@ pub struct Observation {
     pub degraded: Vec<String>,
     /// When user code started, where known.
     pub started_at: Option<Timestamp>,
+    /// True if the target saw that a job that has ended left no output, no result and no log; false
+    /// if it may have.
+    pub left_nothing: bool,
 }
 
 impl Observation {
@@ -370,6 +383,7 @@ impl Observation {
             usage: None,
             degraded: Vec::new(),
             started_at: None,
+            left_nothing: false,
         }
     }
 
@@ -405,6 +419,9 @@ pub struct TargetCapabilities {
     pub missing: Vec<(Isolation, String)>,
     /// True if jobs go on when their host dies, so that a restarted host may find them.
     pub survives_host: bool,
+    /// True if the target makes the folders of a job's outputs and logs, at the latest when there is
+    /// something for them; false if they must be there before.
+    pub makes_folders: bool,
     /// True if the out-of-memory end is exact.
     pub exact_oom: bool,
     /// One line for people, for example the level of a sandbox.
@@ -421,6 +438,7 @@ impl TargetCapabilities {
             isolation: Vec::new(),
             missing: Vec::new(),
             survives_host: false,
+            makes_folders: false,
             exact_oom: false,
             summary: String::new(),
         }
@@ -492,7 +510,7 @@ pub trait ComputeTarget: Send + Sync + fmt::Debug {
     async fn check(&self, spec: &JobSpec) -> Result<Vec<String>, ComputeError>;
 
     /// Starts the job, or finds it if it was started before under the same key; a second call never
-    /// starts a second job.
+    /// starts a second job. It may take as long as a short job does: [`Submitted::Ended`].
     ///
     /// # Errors
     /// [`ComputeErrorKind::Refused`] and [`ComputeErrorKind::Busy`]: not submitted.
@@ -500,6 +518,8 @@ pub trait ComputeTarget: Send + Sync + fmt::Debug {
     async fn submit(&self, key: &SubmitKey, spec: &JobSpec) -> Result<Submitted, ComputeError>;
 
     /// Looks a job up by its key; the answer for a job that was never submitted is [`Found::Never`].
+    /// A target that may have lost its records says [`Found::Gone`] or [`Found::Unknown`] instead of
+    /// what it can't know.
     ///
     /// # Errors
     /// [`ComputeErrorKind::Unavailable`] if the target can't be asked.

@@ -75,6 +75,12 @@ pub(crate) struct Observations {
 }
 
 impl Observations {
+    /// Returns an observation that is already there.
+    pub(crate) fn ready(&mut self) -> Option<Observation> {
+        let new = self.receiver.has_changed().unwrap_or(false);
+        new.then(|| self.receiver.borrow_and_update().clone())?
+    }
+
     /// Waits for the next observation.
     pub(crate) async fn next(&mut self) -> Observation {
         loop {

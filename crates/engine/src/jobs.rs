@@ -2,13 +2,16 @@
 //!
 //! The job writes beneath its attempt's own folder. When it ended well, its outputs are listed
 //! with sizes and digests in a manifest that is put create-only: whoever finds the manifest after
-//! a crash finishes the attempt with it, and nobody ever sees half a set.
+//! a crash finishes the attempt with it, and nobody ever sees half a set. A job without outputs has
+//! no manifest: its target tells whoever comes after a crash how it ended.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 use windlass_core::run_store::AttemptEnd;
@@ -16,8 +19,8 @@ use windlass_core::{
     Action, Artifact, AttemptNo, CancelSignal, ClockExt, ComputeErrorKind, ComputeTarget, Failure,
     FailureClass, FencingToken, Found, InputSource, JobEnd, JobHandle, JobSpec, Json, Location,
     LogicalName, MEMORY, Manifest, Observation, Phase, RunId, RunSpec, Slot, StepOutput, Storage,
-    StorageError, StorageErrorKind, StorageUri, SubmitKey, TimeoutKind, Timestamp, Usage,
-    error_chain,
+    StorageError, StorageErrorKind, StorageUri, SubmitKey, Submitted, TimeoutKind, Timestamp,
+    Usage, error_chain,
 };
 
 use crate::cache::Premise;
@@ -75,6 +78,42 @@ impl End {
             end: AttemptEnd::Failed(failure),
             output: StepOutput::empty(),
             usage: None,
+        }
+    }
+}
+
+/// What an attempt has to tell the driver: told together as late as may be, since each telling is a
+/// turn of the driver.
+struct Notes {
+    inbox: mpsc::Sender<Message>,
+    waiting: Vec<Message>,
+}
+
+impl Notes {
+    const fn new(inbox: mpsc::Sender<Message>) -> Self {
+        Self {
+            inbox,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, message: Message) {
+        self.waiting.push(message);
+    }
+
+    fn input(&mut self, run: RunId, input: Input) {
+        if let Some(Message::Inputs(inputs)) = self.waiting.last_mut() {
+            inputs.push((run, input));
+        } else {
+            self.note(Message::Inputs(vec![(run, input)]));
+        }
+    }
+
+    /// Tells all; to be called before a wait for the job.
+    async fn send(&mut self) {
+        for message in self.waiting.drain(..) {
+            // Nobody listens only when the engine is gone; the next one finds the job again.
+            self.inbox.send(message).await.ok();
         }
     }
 }
@@ -172,69 +211,74 @@ impl Job {
     }
 
     /// Runs the attempt and tells the driver how it ended.
-    pub(crate) async fn run(self, inbox: mpsc::Sender<Message>, span: tracing::Span) {
-        let work = async {
-            let end = self.start(&inbox).await;
-            self.report(end, &inbox).await;
+    ///
+    /// Boxed, as a task of that size is costly to allocate by itself.
+    pub(crate) fn run(
+        self,
+        inbox: mpsc::Sender<Message>,
+        span: tracing::Span,
+    ) -> BoxFuture<'static, ()> {
+        let work = async move {
+            let mut notes = Notes::new(inbox);
+            let end = self.start(&mut notes).await;
+            self.report(end, notes).await;
         };
-        work.instrument(span).await;
+        work.instrument(span).boxed()
     }
 
     /// Finds out what became of an attempt that a dead host launched, and goes on with it.
     pub(crate) async fn adopt(self, inbox: mpsc::Sender<Message>, span: tracing::Span) {
         let work = async {
-            if let Some(end) = self.resume(&inbox).await {
-                self.report(end, &inbox).await;
+            let mut notes = Notes::new(inbox);
+            if let Some(end) = self.resume(&mut notes).await {
+                self.report(end, notes).await;
             } else {
                 let input = Input::NeverStarted {
                     slot: self.slot,
                     token: self.token,
                 };
-                inbox
-                    .send(Message::Inputs(vec![(self.run, input)]))
-                    .await
-                    .ok();
+                notes.input(self.run, input);
+                notes.send().await;
             }
         };
         work.instrument(span).await;
     }
 
-    async fn report(&self, end: End, inbox: &mpsc::Sender<Message>) {
+    async fn report(&self, end: End, mut notes: Notes) {
         let (slot, token) = (self.slot, self.token);
-        let mut inputs = Vec::with_capacity(1);
         let premise = self.premise.as_ref();
         if let Some(premise) = premise.filter(|_| matches!(end.end, AttemptEnd::Succeeded))
             && let Some(why) = premise.broken(&self.core.storages).await
         {
-            inputs.push((self.run, Input::NotKept { slot, token, why }));
+            notes.input(self.run, Input::NotKept { slot, token, why });
         }
-        let ended = Input::Ended {
+        let input = Input::Ended {
             slot,
             token,
             end: end.end,
             output: end.output,
             usage: end.usage,
         };
-        inputs.push((self.run, ended));
-        // Nobody listens only when the engine is gone; the next one finds the job again.
-        inbox.send(Message::Inputs(inputs)).await.ok();
+        notes.input(self.run, input);
+        notes.send().await;
     }
 
-    async fn start(&self, inbox: &mpsc::Sender<Message>) -> End {
+    async fn start(&self, notes: &mut Notes) -> End {
         let mut spec = self.spec.clone();
         if let Err(failure) = self.stage(&mut spec).await {
             return End::failed(failure);
         }
         let mut observations = self.hub.register(&self.key);
-        let handle = match self.submit(&spec).await {
-            Ok(handle) => handle,
+        let (handle, seen) = match self.submit(&spec).await {
+            Ok(Submitted::Ended(handle, seen)) => (handle, Some(*seen)),
+            Ok(submitted) => (submitted.into_handle(), None),
             Err(failure) => return End::failed(failure),
         };
-        self.note_submitted(&handle, inbox).await;
-        self.watch(&handle, &mut observations, inbox).await
+        self.note_submitted(&handle, notes);
+        self.watch(&handle, seen, &mut observations, notes).await
     }
 
-    async fn resume(&self, inbox: &mpsc::Sender<Message>) -> Option<End> {
+    async fn resume(&self, notes: &mut Notes) -> Option<End> {
         let unknown = |why: String| {
             Some(End {
                 end: AttemptEnd::Unknown(why),
@@ -259,11 +303,11 @@ impl Job {
         match self.find().await {
             Found::Never => None,
             Found::One(handle) => {
-                self.note_submitted(&handle, inbox).await;
+                self.note_submitted(&handle, notes);
                 if let Ok(seen) = self.hub.target.observe(std::slice::from_ref(&handle)).await {
                     seen.into_iter().for_each(|o| self.hub.publish(o));
                 }
-                Some(self.watch(&handle, &mut observations, inbox).await)
+                Some(self.watch(&handle, None, &mut observations, notes).await)
             }
             // A target whose jobs die with their host knows that this one did.
             Found::Gone => Some(End::failed(Failure::new(
@@ -306,16 +350,15 @@ impl Job {
         }
     }
 
-    async fn note_submitted(&self, handle: &JobHandle, inbox: &mpsc::Sender<Message>) {
+    fn note_submitted(&self, handle: &JobHandle, notes: &mut Notes) {
         let logs = StorageUri::new(self.storage_name.clone(), self.workspace.logs_key(), true);
-        let message = Message::Submitted {
+        notes.note(Message::Submitted {
             run: self.run,
             slot: self.slot,
             token: self.token,
             handle: handle.clone(),
             logs,
-        };
-        inbox.send(message).await.ok();
+        });
     }
 
     async fn stage(&self, spec: &mut JobSpec) -> Result<(), Failure> {
@@ -325,8 +368,14 @@ impl Job {
                 format!("{what}: {}", error_chain(e)),
             )
         };
+        let folders: &[&str] = match self.hub.target.capabilities().makes_folders {
+            // Who reads the outputs needs their folder, even if there is nothing in it.
+            true if self.outputs.is_empty() => &[],
+            true => &[staging::OUTPUTS],
+            false => &[staging::OUTPUTS, staging::LOGS_FOLDER],
+        };
         self.workspace
-            .create()
+            .create(folders)
             .await
             .map_err(|e| unavailable("its folder can't be made", &e))?;
         for (name, source) in &self.inputs {
@@ -346,12 +395,12 @@ impl Job {
     }
 
     /// Submits, waiting while the target is busy and asking before it tries again.
-    async fn submit(&self, spec: &JobSpec) -> Result<JobHandle, Failure> {
+    async fn submit(&self, spec: &JobSpec) -> Result<Submitted, Failure> {
         let target = &self.hub.target;
         let mut wait = Duration::from_millis(200);
         loop {
             let error = match target.submit(&self.key, spec).await {
-                Ok(submitted) => return Ok(submitted.into_handle()),
+                Ok(submitted) => return Ok(submitted),
                 Err(error) => error,
             };
             if !error.kind().is_retryable() {
@@ -364,7 +413,7 @@ impl Job {
             if error.kind() == ComputeErrorKind::Unavailable
                 && let Ok(Found::One(handle)) = target.find(&self.key).await
             {
-                return Ok(handle);
+                return Ok(Submitted::Attached(handle));
             }
             if self.signal.is_cancelled() {
                 return Err(Failure::new(FailureClass::Unavailable, error_chain(&error)));
@@ -374,12 +423,13 @@ impl Job {
         }
     }
 
-    /// Follows the job to its end.
+    /// Follows the job to its end, beginning with what is already known.
     async fn watch(
         &self,
         handle: &JobHandle,
+        mut known: Option<Observation>,
         observations: &mut crate::hub::Observations,
-        inbox: &mpsc::Sender<Message>,
+        notes: &mut Notes,
     ) -> End {
         let mut stopping = false;
         let (mut ask_at, mut wait) = (None, FIRST_WAIT);
@@ -391,21 +441,27 @@ impl Job {
                 (h / 2).min(self.core.settings.observe_interval)
             });
         loop {
-            let seen = tokio::select! {
-                biased;
-                seen = observations.next() => Some(seen),
-                () = self.signal.cancelled(), if !stopping => {
-                    stopping = true;
-                    ask_at = self.ask_to_stop(handle, &mut wait).await;
-                    None
-                }
-                () = self.core.clock.sleep_until(ask_at.unwrap_or_default()), if ask_at.is_some() => {
-                    ask_at = self.ask_to_stop(handle, &mut wait).await;
-                    None
-                }
-                () = self.core.clock.sleep(interval) => {
-                    self.beat(&mut logged, inbox).await;
-                    self.hub.target.observe(std::slice::from_ref(handle)).await.ok().and_then(|mut o| o.pop())
+            let seen = match known.take().or_else(|| observations.ready()) {
+                Some(seen) => Some(seen),
+                None => {
+                    notes.send().await;
+                    tokio::select! {
+                        biased;
+                        seen = observations.next() => Some(seen),
+                        () = self.signal.cancelled(), if !stopping => {
+                            stopping = true;
+                            ask_at = self.ask_to_stop(handle, &mut wait).await;
+                            None
+                        }
+                        () = self.core.clock.sleep_until(ask_at.unwrap_or_default()), if ask_at.is_some() => {
+                            ask_at = self.ask_to_stop(handle, &mut wait).await;
+                            None
+                        }
+                        () = self.core.clock.sleep(interval) => {
+                            self.beat(&mut logged, notes).await;
+                            self.hub.target.observe(std::slice::from_ref(handle)).await.ok().and_then(|mut o| o.pop())
+                        }
+                    }
                 }
             };
             let Some(seen) = seen else { continue };
@@ -415,23 +471,20 @@ impl Job {
                     slot: self.slot,
                     token: self.token,
                 };
-                inbox
-                    .send(Message::Inputs(vec![(self.run, input)]))
-                    .await
-                    .ok();
+                notes.input(self.run, input);
             }
             if let Phase::Done(end) = &seen.phase {
                 if !seen.degraded.is_empty() {
-                    let degraded = seen.degraded.clone();
-                    inbox
-                        .send(Message::Degraded {
-                            run: self.run,
-                            slot: self.slot,
-                            token: self.token,
-                            degraded,
-                        })
-                        .await
-                        .ok();
+                    notes.note(Message::Degraded {
+                        run: self.run,
+                        slot: self.slot,
+                        token: self.token,
+                        degraded: seen.degraded.clone(),
+                    });
+                }
+                if !seen.left_nothing {
+                    // What it left may take a while to bring in.
+                    notes.send().await;
                 }
                 return self.end(end, &seen).await;
             }
@@ -453,23 +506,18 @@ impl Job {
     }
 
     /// Growing logs are a sign of life.
-    async fn beat(&self, logged: &mut u64, inbox: &mpsc::Sender<Message>) {
+    async fn beat(&self, logged: &mut u64, notes: &mut Notes) {
         if self.heartbeat.is_none() {
             return;
         }
         let size = self.workspace.logged_bytes(&*self.storage).await;
         if size > *logged {
             *logged = size;
-            inbox
-                .send(Message::Inputs(vec![(
-                    self.run,
-                    Input::Beat {
-                        slot: self.slot,
-                        token: self.token,
-                    },
-                )]))
-                .await
-                .ok();
+            let input = Input::Beat {
+                slot: self.slot,
+                token: self.token,
+            };
+            notes.input(self.run, input);
         }
     }
 
@@ -483,7 +531,7 @@ impl Job {
         match end {
             JobEnd::Cancelled => with(AttemptEnd::Cancelled, StepOutput::empty()),
             JobEnd::Unknown(why) => with(AttemptEnd::Unknown(why.clone()), StepOutput::empty()),
-            JobEnd::Exit(0) => match self.collect().await {
+            JobEnd::Exit(0) => match self.collect(seen.left_nothing).await {
                 Ok(output) => with(AttemptEnd::Succeeded, output),
                 Err(failure) => with(AttemptEnd::Failed(failure), StepOutput::empty()),
             },
@@ -511,7 +559,7 @@ impl Job {
     }
 
     /// Makes the outputs visible as a set.
-    async fn collect(&self) -> Result<StepOutput, Failure> {
+    async fn collect(&self, left_nothing: bool) -> Result<StepOutput, Failure> {
         let unavailable = |e: StorageError| {
             if e.kind().is_retryable() {
                 Failure::new(FailureClass::Unavailable, error_chain(&e))
@@ -522,18 +570,24 @@ impl Job {
                 )
             }
         };
-        let result = self.result().await?;
-        let manifest = staging::seal(
-            &*self.storage,
-            &self.workspace,
-            self.run,
-            self.label(),
-            self.attempt,
-            self.core.clock.now(),
-            result,
-        )
-        .await
-        .map_err(unavailable)?;
+        let (run, step, attempt) = (self.run, self.label(), self.attempt);
+        let at = self.core.clock.now();
+        let manifest = if left_nothing {
+            staging::unnamed(run, step, attempt, at, None)
+        } else {
+            let result = self.result().await?;
+            staging::seal(
+                &*self.storage,
+                &self.workspace,
+                run,
+                step,
+                attempt,
+                at,
+                result,
+            )
+            .await
+            .map_err(unavailable)?
+        };
         let output = self.output_of(&manifest);
         match self
             .outputs

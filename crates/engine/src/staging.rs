@@ -21,6 +21,9 @@ const MANIFEST_LIMIT: u64 = 256 << 20;
 const CHUNK: usize = 1 << 20;
 /// Bytes at the end of a log in which its last line is looked for.
 const TAIL: u64 = 4_096;
+/// Folders of an attempt.
+pub(crate) const OUTPUTS: &str = "outputs";
+pub(crate) const LOGS_FOLDER: &str = "logs";
 const LOGS: [&str; 2] = ["stdout.log", "stderr.log"];
 
 /// Where an attempt works.
@@ -80,11 +83,11 @@ impl Workspace {
     }
 
     pub(crate) fn outputs(&self) -> Location {
-        self.location("outputs", true)
+        self.location(OUTPUTS, true)
     }
 
     pub(crate) fn logs(&self) -> Location {
-        self.location("logs", true)
+        self.location(LOGS_FOLDER, true)
     }
 
     pub(crate) fn result(&self) -> Location {
@@ -99,23 +102,30 @@ impl Workspace {
     }
 
     pub(crate) fn outputs_key(&self) -> ObjectKey {
-        self.key("outputs")
+        self.key(OUTPUTS)
     }
 
     pub(crate) fn logs_key(&self) -> ObjectKey {
-        self.key("logs")
+        self.key(LOGS_FOLDER)
     }
 
     fn manifest_key(&self) -> ObjectKey {
         self.key("manifest.json")
     }
 
-    pub(crate) async fn create(&self) -> io::Result<()> {
-        let Some(local) = self.local() else {
+    /// Makes these of its folders.
+    pub(crate) async fn create(&self, folders: &'static [&'static str]) -> io::Result<()> {
+        let Some(local) = self.local().filter(|_| !folders.is_empty()) else {
             return Ok(());
         };
-        tokio::fs::create_dir_all(local.join("outputs")).await?;
-        tokio::fs::create_dir_all(local.join("logs")).await
+        let local = local.to_owned();
+        let make = move || {
+            let mut folders = folders.iter().map(|below| local.join(below));
+            folders.try_for_each(std::fs::create_dir_all)
+        };
+        tokio::task::spawn_blocking(make)
+            .await
+            .unwrap_or_else(|e| Err(io::Error::other(e)))
     }
 
     /// Returns how many bytes both logs have so far.
@@ -124,7 +134,7 @@ impl Workspace {
         for name in LOGS {
             bytes += match self.local() {
                 Some(local) => {
-                    let log = tokio::fs::metadata(local.join("logs").join(name)).await;
+                    let log = tokio::fs::metadata(local.join(LOGS_FOLDER).join(name)).await;
                     log.map_or(0, |m| m.len())
                 }
                 None => {
@@ -144,7 +154,7 @@ impl Workspace {
     async fn tail(&self, storage: &dyn Storage, name: &str) -> Option<Vec<u8>> {
         let mut tail = Vec::new();
         if let Some(local) = self.local() {
-            let log = local.join("logs").join(name);
+            let log = local.join(LOGS_FOLDER).join(name);
             let mut file = tokio::fs::File::open(log).await.ok()?;
             let size = file.metadata().await.ok()?.len();
             let start = io::SeekFrom::Start(size.saturating_sub(TAIL));
@@ -208,7 +218,7 @@ impl Workspace {
     /// Uploads the logs of a job that failed elsewhere than in its storage.
     pub(crate) async fn keep_logs(&self, storage: &dyn Storage) {
         if let Place::Scratch(local) = &self.place
-            && let Err(error) = upload(&local.join("logs"), storage, &self.logs_key()).await
+            && let Err(error) = upload(&local.join(LOGS_FOLDER), storage, &self.logs_key()).await
         {
             tracing::warn!(error = %windlass_core::error_chain(&error), folder = %self.folder, "logs could not be kept");
         }
@@ -310,7 +320,11 @@ async fn upload(folder: &Path, storage: &dyn Storage, key: &ObjectKey) -> Result
         let failed = |e: io::Error| {
             StorageError::internal(format!("can't read {}", path.display())).with_source(e)
         };
-        let mut entries = tokio::fs::read_dir(&path).await.map_err(failed)?;
+        let mut entries = match tokio::fs::read_dir(&path).await {
+            // The job left nothing that it would have been made for.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path == folder => return Ok(()),
+            entries => entries.map_err(failed)?,
+        };
         while let Some(entry) = entries.next_entry().await.map_err(failed)? {
             let name = entry.file_name();
             let below = key.join(&name.to_string_lossy())?;
@@ -353,7 +367,9 @@ fn file_stream(
 
 /// Makes the outputs of an attempt durable and lists them in its manifest.
 ///
-/// A manifest that is there already is the truth: an earlier host got that far.
+/// A manifest that is there already is the truth: an earlier host got that far. Without outputs there
+/// is nothing to name, and none is put: then the target alone tells a later host how the job ended.
+/// Logs that lie in the storage are left to the file system: they outlive the host.
 pub(crate) async fn seal(
     storage: &dyn Storage,
     workspace: &Workspace,
@@ -363,27 +379,20 @@ pub(crate) async fn seal(
     at: Timestamp,
     result: Option<serde_json::Value>,
 ) -> Result<Manifest, StorageError> {
-    match &workspace.place {
-        Place::InStorage(_) => {
-            // The result goes into the manifest, and a job that printed nothing has no logs to keep.
-            let (outputs, logs) = (workspace.outputs_key(), workspace.logs_key());
-            let keep_logs = async {
-                match workspace.logged_bytes(storage).await {
-                    0 => Ok(()),
-                    _ => storage.sync_folder(&logs).await,
-                }
-            };
-            futures::future::try_join(storage.sync_folder(&outputs), keep_logs).await?;
-        }
-        Place::Scratch(local) => {
-            upload(&local.join("outputs"), storage, &workspace.outputs_key()).await?;
-            upload(&local.join("logs"), storage, &workspace.logs_key()).await?;
-        }
-        Place::Elsewhere => {}
+    if let Place::Scratch(local) = &workspace.place {
+        upload(&local.join(OUTPUTS), storage, &workspace.outputs_key()).await?;
+        upload(&local.join(LOGS_FOLDER), storage, &workspace.logs_key()).await?;
     }
     let folder = workspace.outputs_key();
+    let objects = storage.list_sorted(&folder).await?;
+    if objects.is_empty() {
+        return Ok(unnamed(run, step, attempt, at, result));
+    }
+    if matches!(workspace.place, Place::InStorage(_)) {
+        storage.sync_folder(&folder).await?;
+    }
     let mut entries = Vec::new();
-    for object in storage.list_sorted(&folder).await? {
+    for object in objects {
         let path = object.key.below(&folder).unwrap_or_default().to_owned();
         let (meta, mut stream) = storage.get_stream(&object.key, None).await?;
         let mut hasher = windlass_core::DigestWriter::new();
@@ -407,6 +416,19 @@ pub(crate) async fn seal(
         }
         Err(e) => Err(e),
     }
+}
+
+/// Returns the manifest of an attempt without outputs.
+pub(crate) fn unnamed(
+    run: RunId,
+    step: String,
+    attempt: AttemptNo,
+    at: Timestamp,
+    result: Option<serde_json::Value>,
+) -> Manifest {
+    let mut manifest = Manifest::new(run, step, attempt, at, Vec::new());
+    manifest.result = result;
+    manifest
 }
 
 /// Reads the manifest of an attempt, if it got that far.

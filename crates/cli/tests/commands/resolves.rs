@@ -18,11 +18,14 @@ fn project() -> Project {
     project
 }
 
-/// Returns the folder of the only attempt of `a`.
+/// Makes the folder of the only attempt of `a`, which left nothing so far.
 fn attempt(project: &Project) -> PathBuf {
+    let status = project.run(&["status", "work", "--json"]).expect(0).json();
+    let run = status["run"].as_str().unwrap();
     let runs = project.root.join(".windlass/runs/work/runs/2026-11-03");
-    let run = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap();
-    run.path().join("steps/a/attempts/1")
+    let folder = runs.join(run).join("steps/a/attempts/1");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 /// Starts the run and kills its engine when `a` runs; then leaves a manifest of `a` that nobody can

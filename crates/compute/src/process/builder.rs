@@ -10,6 +10,7 @@ use windlass_core::{
     CPU, Clock, ComputeError, MEMORY, Resources, SoftwareSpec, Staging, TargetCapabilities,
 };
 
+use super::bench::Benches;
 use super::cgroup::{self, Cgroups};
 use super::clock::MachineClock;
 use super::logs::Pump;
@@ -172,6 +173,7 @@ impl ProcessTargetBuilder {
             settings.filters = plan::filters(Walls::Landlock)?;
         }
         end_leftovers(&records, &me);
+        let benches = Benches::open(&scratch, &me);
         let total = self.capacity.unwrap_or_else(machine_capacity);
         let Probed {
             level,
@@ -185,6 +187,7 @@ impl ProcessTargetBuilder {
         capabilities.isolation = isolation;
         capabilities.missing = missing;
         capabilities.exact_oom = cgroups.as_ref().is_some_and(Cgroups::has_memory);
+        capabilities.makes_folders = true;
         capabilities.summary = summary;
         Ok(ProcessTarget {
             inner: Arc::new(Inner {
@@ -197,12 +200,17 @@ impl ProcessTargetBuilder {
                 cgroups,
                 records,
                 scratch,
+                benches: Arc::new(benches),
+                null: std::fs::File::open("/dev/null").map_err(|e| {
+                    ComputeError::unavailable("/dev/null can't be opened").with_source(e)
+                })?,
                 pump: Pump::start().map_err(|e| {
                     ComputeError::unavailable("the thread that captures logs can't be started")
                         .with_source(e)
                 })?,
                 clock: self.clock,
                 me,
+                warm: Mutex::default(),
                 jobs: Mutex::new(HashMap::new()),
                 events: broadcast::channel(EVENTS_KEPT).0,
             }),
@@ -217,14 +225,11 @@ fn state_error(state: &Path, e: std::io::Error) -> ComputeError {
 
 /// Ends jobs without a helper whose host died: nothing else did.
 fn end_leftovers(records: &Records, me: &ProcessLife) {
-    for name in records.names().unwrap_or_default() {
-        let Ok(Some(recorded)) = records.read(&name) else {
-            continue;
-        };
+    for (name, recorded) in records.all().unwrap_or_default() {
         if recorded.end.is_some() || recorded.job.host == *me || recorded.job.host.is_alive() {
             continue;
         }
-        if let Some(process) = records.process(&name).filter(ProcessLife::is_alive)
+        if let Some(process) = recorded.process.filter(|p| p.is_alive())
             && let Some(group) = rustix::process::Pid::from_raw(process.pid)
         {
             tracing::warn!(job = %name, pid = process.pid, "ends a job that outlived its host");

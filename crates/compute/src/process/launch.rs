@@ -1,12 +1,16 @@
 //! Starts a job: everything that blocks, done on a thread that may block.
 //!
 //! Order: the record is put there, the helper is started and builds the sandbox; meanwhile the
-//! record is synced and the control group made. Only then the helper hears [`wire::GO`]. So nothing
-//! runs that a later host would not know of, and the sync costs no time of its own.
+//! control group is made. Only then the helper hears [`wire::GO`]. So nothing runs that a later host
+//! would not know of.
+//!
+//! A job without a helper is started by the host itself, in the time of one spawn. So whoever submits
+//! it may start it where it is, if nothing on the way has to wait for a disk ([`is_quick`]), and stays
+//! with it for a moment: most small programs are over by then, and nobody has to be woken.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -16,15 +20,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::net::SendFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use windlass_core::{ComputeError, LogStream};
+use windlass_core::{ComputeError, LogStream, Timestamp};
 
 use super::Inner;
+use super::bench::Seat;
 use super::cgroup::{JobCgroup, TreeLimits};
-use super::logs::{CappedFile, Capture};
+use super::logs::{CappedFile, Capture, Captured, Log, Pump};
 use super::plan::{Bare, Paths};
-use super::procfs::ProcessLife;
-use super::record::{JobRecord, Written};
-use super::sys;
+use super::procfs::{self, Spawned};
+use super::record::JobRecord;
+use super::sys::{self, ExitKind, Rusage};
 use super::wire::{self, Launch};
 
 /// What is to be started.
@@ -32,8 +37,8 @@ use super::wire::{self, Launch};
 pub(super) enum Program {
     /// By the helper, behind walls.
     Walled(Box<Launch>),
-    /// Directly.
-    Bare(Bare),
+    /// Directly, at a bench.
+    Bare(Box<Bare>),
 }
 
 /// All that starting a job takes.
@@ -53,8 +58,53 @@ pub(super) struct Live {
     pub(super) process: Process,
     /// To the helper; `None` for a job without one.
     pub(super) control: Option<UnixStream>,
-    pub(super) captures: [Capture; 2],
+    pub(super) captures: Captures,
     pub(super) cgroup: Option<JobCgroup>,
+    /// When a job without a helper was started.
+    pub(super) began: Option<Timestamp>,
+}
+
+/// The two logs of a job.
+#[derive(Debug)]
+pub(super) enum Captures {
+    /// The pump moves them.
+    Pumped([Capture; 2]),
+    /// Nobody does yet.
+    Held([Log; 2]),
+}
+
+impl Captures {
+    fn pumped(pump: &Pump, logs: [Log; 2]) -> io::Result<Self> {
+        let [out, err] = logs;
+        Ok(Self::Pumped([pump.add(out)?, pump.add(err)?]))
+    }
+
+    /// Lets the pump move them from now on; a log that it can't take ends where it is.
+    pub(super) fn pump(self, pump: &Pump) -> Self {
+        match self {
+            Self::Held(logs) => {
+                let [out, err] = logs.map(|log| pump.add_or_fail(log));
+                Self::Pumped([out, err])
+            }
+            pumped @ Self::Pumped(_) => pumped,
+        }
+    }
+
+    /// Returns true if nothing was printed so far.
+    pub(super) fn are_silent(&self) -> bool {
+        match self {
+            Self::Pumped(_) => false,
+            Self::Held(logs) => logs.iter().all(Log::is_silent),
+        }
+    }
+
+    /// Completes both.
+    pub(super) fn finish(&mut self, pump: &Pump) -> [Captured; 2] {
+        match self {
+            Self::Pumped(captures) => captures.each_ref().map(|c| pump.finish(c)),
+            Self::Held(logs) => logs.each_mut().map(Log::finish),
+        }
+    }
 }
 
 /// Why a job was not started.
@@ -85,7 +135,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    fn new(id: u32, bare: bool) -> io::Result<Self> {
+    fn new(id: u32) -> io::Result<Self> {
         let pid = i32::try_from(id)
             .ok()
             .and_then(Pid::from_raw)
@@ -93,13 +143,13 @@ impl Process {
         Ok(Self {
             pid,
             pidfd: pidfd_open(pid, PidfdFlags::NONBLOCK)?,
-            bare,
+            bare: false,
             reaped: false,
         })
     }
 
     /// Reaps it; it must have ended, or this waits.
-    pub(super) fn reap(&mut self) -> io::Result<(sys::ExitKind, sys::Rusage)> {
+    pub(super) fn reap(&mut self) -> io::Result<(ExitKind, Rusage)> {
         let ended = sys::reap(Some(self.pid), true)?;
         self.reaped = true;
         ended
@@ -109,6 +159,13 @@ impl Process {
 
     pub(super) const fn is_reaped(&self) -> bool {
         self.reaped
+    }
+
+    /// Kills what is left of its group, and reaps it; it must have ended.
+    pub(super) fn end(&mut self) -> io::Result<(ExitKind, Rusage)> {
+        // Before it is reaped, while its number can't be anyone else's.
+        self.signal_group(Signal::KILL);
+        self.reap()
     }
 
     pub(super) fn signal_group(&self, signal: Signal) {
@@ -141,8 +198,8 @@ fn folder(path: &Path) -> Result<(), ComputeError> {
 
 /// Starts the job; blocks for some milliseconds.
 pub(super) fn start(inner: &Inner, plan: &Plan) -> Result<Live, NotStarted> {
-    let written = match inner.records.create(&plan.name, &plan.record) {
-        Ok(written) => written,
+    match inner.records.create(&plan.name, &plan.record) {
+        Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(NotStarted::Known),
         Err(e) => {
             return Err(
@@ -151,26 +208,26 @@ pub(super) fn start(inner: &Inner, plan: &Plan) -> Result<Live, NotStarted> {
                     .into(),
             );
         }
+    }
+    let done = match &plan.program {
+        Program::Walled(launch) => {
+            prepare(&plan.paths, launch.walls).and_then(|()| walled(inner, plan, launch))
+        }
+        Program::Bare(bare) => {
+            prepare_seat(&plan.paths, &bare.seat).and_then(|()| start_bare(inner, plan, bare))
+        }
     };
-    let done = prepare(&plan.paths, &plan.program).and_then(|()| match &plan.program {
-        Program::Walled(launch) => walled(inner, plan, launch, &written),
-        Program::Bare(bare) => start_bare(inner, plan, bare, &written),
-    });
     if let Err(NotStarted::Target(_)) = &done {
         // Nothing ran, so the key is free again; what can't be removed only looks like a lost job.
-        drop(inner.records.remove(&plan.name));
-        drop(fs::remove_dir_all(&plan.paths.scratch));
+        inner.records.remove(&plan.name);
+        if matches!(plan.program, Program::Walled(_)) {
+            drop(fs::remove_dir_all(&plan.paths.scratch));
+        }
     }
     done
 }
 
-fn sync(written: &Written) -> Result<(), ComputeError> {
-    written.sync().map_err(|e| {
-        ComputeError::unavailable("the record of the job can't be made durable").with_source(e)
-    })
-}
-
-fn prepare(paths: &Paths, program: &Program) -> Result<(), NotStarted> {
+fn prepare(paths: &Paths, walls: wire::Walls) -> Result<(), NotStarted> {
     folder(&paths.outputs)?;
     folder(&paths.logs)?;
     // Left over only if a host died between a start and its record.
@@ -181,11 +238,20 @@ fn prepare(paths: &Paths, program: &Program) -> Result<(), NotStarted> {
         ))?;
     }
     folder(&paths.scratch)?;
-    let own_root = matches!(program, Program::Walled(l) if l.walls == wire::Walls::Namespaces);
-    if own_root {
+    if walls == wire::Walls::Namespaces {
         return Ok(());
     }
     folder(&paths.scratch_tmp())?;
+    link_inputs(paths)
+}
+
+fn prepare_seat(paths: &Paths, seat: &Seat) -> Result<(), NotStarted> {
+    seat.make()
+        .map_err(failed("a folder of the job can't be made", &paths.scratch))?;
+    link_inputs(paths)
+}
+
+fn link_inputs(paths: &Paths) -> Result<(), NotStarted> {
     if !paths.inputs.is_empty() {
         folder(&paths.scratch_inputs())?;
     }
@@ -218,15 +284,22 @@ fn pipes() -> Result<Pipes, ComputeError> {
     })
 }
 
-fn capture(inner: &Inner, plan: &Plan, pipes: [OwnedFd; 2]) -> Result<[Capture; 2], ComputeError> {
+fn logs(plan: &Plan, pipes: [OwnedFd; 2]) -> Result<[Log; 2], ComputeError> {
     let [out, err] = pipes;
+    // Only a job of the same folders may have left some there.
+    let anew = plan.paths.logs.exists();
     let one = |stream: LogStream, pipe| {
         let path = plan.paths.logs.join(stream.file_name());
-        CappedFile::create(&path, plan.log_cap)
-            .and_then(|file| inner.pump.add(pipe, file))
+        CappedFile::new(&path, plan.log_cap, anew)
+            .and_then(|file| Log::new(pipe, file))
             .map_err(failed("a log can't be written", &path))
     };
     Ok([one(LogStream::Stdout, out)?, one(LogStream::Stderr, err)?])
+}
+
+fn pumped(inner: &Inner, logs: [Log; 2]) -> Result<Captures, ComputeError> {
+    Captures::pumped(&inner.pump, logs)
+        .map_err(|e| ComputeError::busy("the logs of the job can't be captured").with_source(e))
 }
 
 /// Says that no process can be had for now.
@@ -240,12 +313,7 @@ fn no_process(program: &Path, e: io::Error) -> ComputeError {
     }
 }
 
-fn walled(
-    inner: &Inner,
-    plan: &Plan,
-    launch: &Launch,
-    written: &Written,
-) -> Result<Live, NotStarted> {
+fn walled(inner: &Inner, plan: &Plan, launch: &Launch) -> Result<Live, NotStarted> {
     let helper = inner
         .helper
         .as_deref()
@@ -255,12 +323,11 @@ fn walled(
     let (control, mut process) = spawn_helper(helper, Stdio::from(out), Stdio::from(err))
         .map_err(|e| no_process(helper, e))?;
     let rest = || {
-        let captures = capture(inner, plan, pipes.read)?;
+        let captures = pumped(inner, logs(plan, pipes.read)?)?;
         let lost =
             |e| ComputeError::unavailable("the helper of the sandbox is gone").with_source(e);
         let frame = wire::frame(launch).map_err(lost)?;
         send_all(&control, &frame).map_err(lost)?;
-        sync(written)?;
         let cgroup = inner
             .cgroups
             .as_ref()
@@ -291,6 +358,7 @@ fn walled(
             control: Some(control),
             captures,
             cgroup,
+            began: None,
         }),
         Err(error) => {
             // Without its life line the helper ends before any user code ran.
@@ -325,7 +393,7 @@ pub(super) fn spawn_helper(
         .stdout(stdout)
         .stderr(stderr)
         .spawn()?;
-    Ok((ours, Process::new(child.id(), false)?))
+    Ok((ours, Process::new(child.id())?))
 }
 
 /// Sends all of it; a reader that is gone is an error, never a signal.
@@ -340,28 +408,16 @@ pub(super) fn send_all(to: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn start_bare(
-    inner: &Inner,
-    plan: &Plan,
-    bare: &Bare,
-    written: &Written,
-) -> Result<Live, NotStarted> {
-    sync(written)?;
+fn start_bare(inner: &Inner, plan: &Plan, bare: &Bare) -> Result<Live, NotStarted> {
     let pipes = pipes()?;
-    let captures = capture(inner, plan, pipes.read)?;
+    let logs = logs(plan, pipes.read)?;
     let [out, err] = pipes.write;
-    let spawned = Command::new(&bare.program)
-        .args(&bare.arguments)
-        .env_clear()
-        .envs(bare.variables.iter().map(|(k, v)| (k, v)))
-        .current_dir(&bare.cwd)
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(err)
-        .process_group(0)
-        .spawn();
-    let child = match spawned {
-        Ok(child) => child,
+    let (from, began) = (procfs::ticks_now(), inner.clock.now());
+    let stdio = [inner.null.as_fd(), out.as_fd(), err.as_fd()];
+    let spawned = bare.image().and_then(|image| sys::spawn(&image, stdio));
+    drop((out, err));
+    let (pid, pidfd) = match spawned {
+        Ok(spawned) => spawned,
         Err(e)
             if matches!(
                 e.kind(),
@@ -375,15 +431,33 @@ fn start_bare(
         }
         Err(e) => return Err(no_process(&bare.program, e).into()),
     };
-    let process = Process::new(child.id(), true).map_err(|e| no_process(&bare.program, e))?;
-    if let Some(life) = ProcessLife::of(process.pid.as_raw_nonzero().get()) {
-        // Only a host that dies needs it, to end what it left behind.
-        drop(written.note_process(&life));
-    }
+    inner.warm(&bare.program);
+    let process = Process {
+        pid,
+        pidfd,
+        bare: true,
+        reaped: false,
+    };
+    let pid = process.pid.as_raw_nonzero().get();
+    // Only a host that dies needs it, to end what it left behind.
+    let spawned = Spawned::between(pid, from, procfs::ticks_now());
+    drop(inner.records.note_process(&plan.name, spawned));
     Ok(Live {
         process,
         control: None,
-        captures,
+        captures: Captures::Held(logs),
         cgroup: None,
+        began: Some(began),
     })
+}
+
+/// Returns true if the job starts without waiting for a disk: its folders are there and its program was
+/// executed before, so that it is in memory.
+pub(super) fn is_quick(inner: &Inner, plan: &Plan) -> bool {
+    match &plan.program {
+        Program::Walled(_) => false,
+        Program::Bare(bare) => {
+            plan.paths.inputs.is_empty() && bare.seat.is_made() && inner.is_warm(&bare.program)
+        }
+    }
 }

@@ -13,20 +13,24 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
 /// Read at once from one pipe before the next gets its turn; the size of a pipe.
 const CHUNK: usize = 64 << 10;
+/// Read first of what a job that has ended left in a pipe.
+const SHORT: usize = 512;
 /// Key of the wake-up descriptor; logs count up from 1.
 const WAKE: u64 = 0;
 
 /// A log file with a cap: the first half and the last half of what is written are kept.
 #[derive(Debug)]
 pub(super) struct CappedFile {
-    head: File,
+    path: PathBuf,
+    /// `None` until something is written: a job that prints nothing has no log.
+    head: Option<File>,
     head_left: u64,
     tail_path: PathBuf,
     tail: Option<File>,
@@ -47,12 +51,17 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 impl CappedFile {
-    /// Creates or empties the file.
-    pub(super) fn create(path: &Path, cap: u64) -> io::Result<Self> {
+    /// Names the file; one that may be there is removed.
+    pub(super) fn new(path: &Path, cap: u64, anew: bool) -> io::Result<Self> {
+        match anew.then(|| std::fs::remove_file(path)) {
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let mut tail_path = path.as_os_str().to_owned();
         tail_path.push(".tail");
         Ok(Self {
-            head: create(path)?,
+            path: path.to_owned(),
+            head: None,
             head_left: cap - cap / 2,
             tail_path: tail_path.into(),
             tail: None,
@@ -61,10 +70,26 @@ impl CappedFile {
         })
     }
 
+    const fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    fn head(&mut self) -> io::Result<&mut File> {
+        match &mut self.head {
+            Some(head) => Ok(head),
+            none => {
+                if let Some(folder) = self.path.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                Ok(none.insert(create(&self.path)?))
+            }
+        }
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let to_head = usize::try_from(self.head_left).map_or(bytes.len(), |n| n.min(bytes.len()));
         let (first, rest) = bytes.split_at(to_head);
-        self.head.write_all(first)?;
+        self.head()?.write_all(first)?;
         self.head_left -= first.len() as u64;
         self.write_tail(rest)
     }
@@ -92,9 +117,12 @@ impl CappedFile {
     /// Joins the two halves.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         let dropped = self.tail_total.saturating_sub(self.tail_cap);
+        let Some(head) = &mut self.head else {
+            return Ok(());
+        };
         if dropped > 0 {
             writeln!(
-                self.head,
+                head,
                 "\n[… {dropped} bytes left out: the log is over its cap …]"
             )?;
         }
@@ -104,12 +132,12 @@ impl CappedFile {
         if dropped > 0 {
             let oldest = self.tail_total % self.tail_cap;
             tail.seek(SeekFrom::Start(oldest))?;
-            io::copy(&mut tail, &mut self.head)?;
+            io::copy(&mut tail, head)?;
             tail.seek(SeekFrom::Start(0))?;
-            io::copy(&mut (&tail).take(oldest), &mut self.head)?;
+            io::copy(&mut (&tail).take(oldest), head)?;
         } else {
             tail.seek(SeekFrom::Start(0))?;
-            io::copy(&mut tail, &mut self.head)?;
+            io::copy(&mut tail, head)?;
         }
         std::fs::remove_file(&self.tail_path)
     }
@@ -166,53 +194,99 @@ impl Pump {
         })
     }
 
-    /// Captures `pipe` into `file` from now on.
-    pub(super) fn add(&self, pipe: OwnedFd, file: CappedFile) -> io::Result<Capture> {
-        rustix::io::ioctl_fionbio(&pipe, true)?;
+    /// Captures a log from now on.
+    pub(super) fn add(&self, log: Log) -> io::Result<Capture> {
+        let capture = self.add_or_fail(log);
+        let log = lock(&self.handle.0.logs).get(&capture.0).cloned();
+        match log.and_then(|log| lock(&log).error.take()) {
+            Some(error) => {
+                lock(&self.handle.0.logs).remove(&capture.0);
+                Err(error)
+            }
+            None => Ok(capture),
+        }
+    }
+
+    /// Captures a log from now on; if that can't be, its end tells.
+    pub(super) fn add_or_fail(&self, log: Log) -> Capture {
         let shared = &self.handle.0;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
-        let log = Arc::new(Mutex::new(Log {
-            pipe: None,
-            file,
-            error: None,
-        }));
+        let log = Arc::new(Mutex::new(log));
         lock(&shared.logs).insert(id, Arc::clone(&log));
-        // Under its lock, so that the thread finds the pipe there however soon it is woken.
+        // Under its lock, so that the thread that is woken finds nothing half done.
         let mut log = lock(&log);
-        let watched = shared.watch(&pipe, id);
-        log.pipe = Some(pipe);
-        drop(log);
+        let watched = match &log.pipe {
+            Some(pipe) => shared.watch(pipe, id),
+            None => Ok(()),
+        };
+        log.watched = Arc::downgrade(shared);
         if let Err(error) = watched {
-            lock(&shared.logs).remove(&id);
-            return Err(error);
+            // Without a reader the job gets to know, too.
+            (log.pipe, log.error) = (None, Some(error));
         }
-        Ok(Capture(id))
+        Capture(id)
     }
 
     /// Takes what is left in the pipe, also if someone still holds its other end, and completes the
     /// file. Blocks while the disk does.
-    pub(super) fn finish(&self, capture: &Capture) -> io::Result<()> {
+    pub(super) fn finish(&self, capture: &Capture) -> Captured {
         let log = lock(&self.handle.0.logs).remove(&capture.0);
-        let log = log.ok_or_else(|| io::Error::other("the log is not captured"))?;
-        let mut log = lock(&log);
-        log.finish()
+        match log {
+            Some(log) => lock(&log).finish(),
+            None => Captured {
+                empty: false,
+                held: None,
+                done: Err(io::Error::other("the log is not captured")),
+            },
+        }
     }
+}
+
+/// Returns true if nobody has the other end of a pipe.
+pub(super) fn is_closed(pipe: &OwnedFd) -> bool {
+    let mut waiting = [PollFd::new(pipe, PollFlags::IN)];
+    let asked = poll(&mut waiting, Some(&Timespec::default()));
+    asked.is_ok() && waiting[0].revents().contains(PollFlags::HUP)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// One stream of a job on its way to its file.
 #[derive(Debug)]
-struct Log {
+pub(super) struct Log {
     /// `None` once the pipe has ended.
     pipe: Option<OwnedFd>,
+    /// Who watches it.
+    watched: Weak<Shared>,
     file: CappedFile,
     /// The first error of the file; the pipe is still emptied, so that the job doesn't wait.
     error: Option<io::Error>,
 }
 
+/// What a log came to.
+#[derive(Debug)]
+pub(super) struct Captured {
+    /// Nothing was printed, and there is no file.
+    pub(super) empty: bool,
+    /// The pipe, if somebody still has its other end: a process that got away, or a program that the
+    /// host starts at this moment, until it is executed.
+    pub(super) held: Option<OwnedFd>,
+    pub(super) done: io::Result<()>,
+}
+
 impl Log {
+    pub(super) fn new(pipe: OwnedFd, file: CappedFile) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self {
+            pipe: Some(pipe),
+            watched: Weak::new(),
+            file,
+            error: None,
+        })
+    }
+
     /// Moves one buffer full; returns false if there is nothing to move now.
     fn step(&mut self, buffer: &mut [u8]) -> bool {
         let Some(pipe) = &self.pipe else {
@@ -220,8 +294,7 @@ impl Log {
         };
         match rustix::io::read(pipe, &mut *buffer) {
             Ok(0) => {
-                // A closed descriptor leaves the list of what is watched by itself.
-                self.pipe = None;
+                drop(self.leave());
                 false
             }
             Ok(n) => {
@@ -233,24 +306,50 @@ impl Log {
             Err(rustix::io::Errno::INTR) => true,
             Err(rustix::io::Errno::AGAIN) => false,
             Err(_) => {
-                self.pipe = None;
+                drop(self.leave());
                 false
             }
         }
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        let mut buffer = vec![0; CHUNK];
-        // A process that got away may write for ever: what fits into pipes now is all there is.
-        for _ in 0..64 {
-            if !self.step(&mut buffer) {
-                break;
+    /// Takes the pipe out of what is watched. A program that is being started has a copy of it, and with
+    /// that it would stay there, and end again and again, until it is executed.
+    fn leave(&mut self) -> Option<OwnedFd> {
+        let pipe = self.pipe.take()?;
+        if let Some(shared) = self.watched.upgrade() {
+            // Only one that was never watched is not there.
+            epoll::delete(&shared.epoll, &pipe).ok();
+        }
+        Some(pipe)
+    }
+
+    /// Returns true if nothing was printed so far.
+    pub(super) fn is_silent(&self) -> bool {
+        let Some(pipe) = self.pipe.as_ref().filter(|_| self.error.is_none()) else {
+            return false;
+        };
+        let mut waiting = [PollFd::new(pipe, PollFlags::IN)];
+        let asked = poll(&mut waiting, Some(&Timespec::default()));
+        self.file.is_empty() && asked.is_ok() && !waiting[0].revents().contains(PollFlags::IN)
+    }
+
+    /// Takes what is left in the pipe and completes the file.
+    pub(super) fn finish(&mut self) -> Captured {
+        if self.step(&mut [0; SHORT]) {
+            let mut buffer = vec![0; CHUNK];
+            // A process that got away may write for ever: what fits into pipes now is all there is.
+            for _ in 0..64 {
+                if !self.step(&mut buffer) {
+                    break;
+                }
             }
         }
-        self.pipe = None;
-        match self.error.take() {
-            Some(error) => Err(error),
-            None => self.file.finish(),
+        let held = self.leave();
+        let written = self.error.take().map_or(Ok(()), Err);
+        Captured {
+            empty: self.file.is_empty() && written.is_ok(),
+            held,
+            done: written.and_then(|()| self.file.finish()),
         }
     }
 }
@@ -288,13 +387,16 @@ mod tests {
     fn kept(cap: u64, parts: &[&[u8]]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stdout.log");
-        let mut file = CappedFile::create(&path, cap).unwrap();
+        std::fs::write(&path, "of an earlier job").unwrap();
+        let mut file = CappedFile::new(&path, cap, true).unwrap();
         for part in parts {
             file.write(part).unwrap();
         }
         file.finish().unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        String::from_utf8(std::fs::read(&path).unwrap()).unwrap()
+        let files = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(files, usize::from(!parts.is_empty()));
+        let text = std::fs::read(&path).unwrap_or_default();
+        String::from_utf8(text).unwrap()
     }
 
     #[test]
@@ -318,12 +420,13 @@ mod tests {
         let path = dir.path().join("log");
         let (read, write) = rustix::pipe::pipe().unwrap();
         let pump = Pump::start().unwrap();
-        let capture = pump
-            .add(read, CappedFile::create(&path, 1 << 20).unwrap())
-            .unwrap();
+        let file = CappedFile::new(&path, 1 << 20, false).unwrap();
+        let capture = pump.add(Log::new(read, file).unwrap()).unwrap();
         rustix::io::write(&write, b"last words").unwrap();
         // The other end stays open, as with a process that got away.
-        pump.finish(&capture).unwrap();
+        let captured = pump.finish(&capture);
+        captured.done.unwrap();
+        assert!(captured.held.is_some() && !captured.empty);
         assert_eq!(std::fs::read(&path).unwrap(), b"last words");
         drop(write);
     }

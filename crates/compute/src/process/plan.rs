@@ -2,13 +2,18 @@
 //!
 //! Pure but for looking at paths; nothing is created or started here.
 
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use windlass_core::{ComputeError, JobSpec, Location};
 
+use super::bench::Seat;
 use super::cgroup::TreeLimits;
 use super::filter::{self, Sockets};
 use super::software::{DEVICES, Software};
+use super::sys::Image;
 use super::wire::{Access, Bind, Launch, ProcessLimits, Walls};
 use windlass_core::{CPU, DISK, MEMORY};
 
@@ -399,14 +404,44 @@ pub(super) struct Bare {
     pub(super) arguments: Vec<String>,
     pub(super) variables: Vec<(String, String)>,
     pub(super) cwd: PathBuf,
+    /// Its outputs lie at its bench, and are taken from there if there are any.
+    pub(super) takes_outputs: bool,
+    pub(super) seat: Seat,
 }
 
-/// Plans a job without any wall.
-pub(super) fn bare(spec: &JobSpec, paths: &Paths, software: &Software) -> Bare {
+impl Bare {
+    /// Returns it as the system takes it.
+    pub(super) fn image(&self) -> io::Result<Image> {
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::from);
+        let program = text(self.program.as_os_str().as_bytes())?;
+        // The program is called by what it was found as, like by the standard library.
+        let arguments = std::iter::once(Ok(program.clone()))
+            .chain(self.arguments.iter().map(|a| text(a.as_bytes())));
+        let variables = self.variables.iter();
+        Ok(Image {
+            arguments: arguments.collect::<Result<_, _>>()?,
+            variables: variables
+                .map(|(name, value)| text(format!("{name}={value}").as_bytes()))
+                .collect::<Result<_, _>>()?,
+            folder: text(self.cwd.as_os_str().as_bytes())?,
+            program,
+        })
+    }
+}
+
+/// Plans a job without any wall; outputs that nobody made a folder for lie at its bench.
+pub(super) fn bare(spec: &JobSpec, paths: &Paths, software: &Software, seat: Seat) -> Bare {
     let (tmp, inputs) = (text(&paths.scratch_tmp()), text(&paths.scratch_inputs()));
+    let takes_outputs = !paths.outputs.exists();
+    let spare = seat.outputs();
+    let outputs = if takes_outputs {
+        &spare
+    } else {
+        &paths.outputs
+    };
     let seen = Seen {
         inputs: &inputs,
-        outputs: &text(&paths.outputs),
+        outputs: &text(outputs),
         result: text(&paths.scratch_result()),
         tmp: &tmp,
     };
@@ -417,7 +452,7 @@ pub(super) fn bare(spec: &JobSpec, paths: &Paths, software: &Software) -> Bare {
         .find_map(|(k, v)| (k == "PATH").then_some(v.as_str()))
         .unwrap_or_default();
     let name = spec.command.first().map_or("", String::as_str);
-    // An absolute path keeps the start on the fast way of the standard library, without a fork.
+    // Looked up here, as the call that starts it takes a path.
     let program = if name.contains('/') {
         cwd.join(name)
     } else {
@@ -432,5 +467,7 @@ pub(super) fn bare(spec: &JobSpec, paths: &Paths, software: &Software) -> Bare {
         arguments: spec.command.iter().skip(1).cloned().collect(),
         variables,
         cwd,
+        takes_outputs,
+        seat,
     }
 }

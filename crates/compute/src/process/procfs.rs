@@ -1,6 +1,7 @@
 //! What `/proc` tells about processes and about this boot of the machine.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// One life of one process: a pid alone is used again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -57,9 +58,44 @@ impl ProcessLife {
 
 /// Returns the id of this boot of the kernel; the empty text where `/proc` has none.
 pub(super) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|s| s.trim().to_owned())
-        .unwrap_or_default()
+    static ID: LazyLock<String> = LazyLock::new(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map(|s| s.trim().to_owned())
+            .unwrap_or_default()
+    });
+    ID.clone()
+}
+
+/// A process of this boot, told from later ones of its pid by when it was started.
+///
+/// Costs no look at `/proc`, as [`ProcessLife`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Spawned {
+    pub(super) pid: i32,
+    /// In clock ticks since the boot: not before, and not after.
+    from: u64,
+    to: u64,
+}
+
+impl Spawned {
+    pub(super) const fn between(pid: i32, from: u64, to: u64) -> Self {
+        Self { pid, from, to }
+    }
+
+    /// Returns true if that process is still there: not ended, not even as a zombie.
+    pub(super) fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_some_and(|s| {
+            (self.from..=self.to).contains(&s.start_ticks) && !matches!(s.state, 'Z' | 'X')
+        })
+    }
+}
+
+/// Returns the clock ticks since the boot, as `/proc` counts them.
+pub(super) fn ticks_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let whole = |n: i64| u64::try_from(n).unwrap_or_default();
+    let hertz = rustix::param::clock_ticks_per_second();
+    whole(now.tv_sec) * hertz + whole(now.tv_nsec) * hertz / 1_000_000_000
 }
 
 struct Stat {
@@ -132,6 +168,22 @@ mod tests {
             ..me
         };
         assert!(!other.is_alive());
+    }
+
+    #[test]
+    fn a_process_is_known_by_when_it_was_started() {
+        let from = ticks_now();
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let spawned = Spawned::between(pid, from, ticks_now());
+        assert!(spawned.is_alive());
+        assert!(!Spawned::between(pid, 0, from - 1).is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!spawned.is_alive());
     }
 
     #[test]

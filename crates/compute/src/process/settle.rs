@@ -87,15 +87,60 @@ fn own_entries(folder: &OwnedFd, uid: Uid, gid: Gid) -> io::Result<Vec<OsString>
     Ok(folders)
 }
 
-/// Moves the result to where the host wants it and removes the job's scratch folder; returns what
-/// did not work.
+/// Moves the result to where the host wants it; returns what did not work.
 pub(super) fn take_result(paths: &Paths) -> Option<String> {
-    let moved = move_result(&paths.scratch_result(), &paths.result);
-    // What can't be removed now is removed when the job is released.
-    drop(fs::remove_dir_all(&paths.scratch));
-    moved
+    move_result(&paths.scratch_result(), &paths.result)
         .err()
         .map(|e| format!("its result was not taken: {e}"))
+}
+
+/// Moves outputs, if there are any, to where the host wants them; returns what did not work.
+pub(super) fn take_outputs(from: &Path, to: &Path) -> Option<String> {
+    move_outputs(from, to)
+        .err()
+        .map(|e| format!("its outputs were not taken from {}: {e}", from.display()))
+}
+
+fn move_outputs(from: &Path, to: &Path) -> io::Result<()> {
+    let empty = match fs::read_dir(from) {
+        // The job removed it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+        entries => entries?.next().is_none(),
+    };
+    if empty {
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => copy_tree(from, to),
+        other => other,
+    }
+}
+
+/// Copies files, folders and links; anything else is an error.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let mut open = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = open.pop() {
+        fs::create_dir(&to)?;
+        for entry in fs::read_dir(&from)? {
+            let entry = entry?;
+            let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+            if kind.is_dir() {
+                open.push((entry.path(), to));
+            } else if kind.is_file() {
+                fs::copy(entry.path(), to)?;
+            } else if kind.is_symlink() {
+                std::os::unix::fs::symlink(fs::read_link(entry.path())?, to)?;
+            } else {
+                let path = entry.path();
+                let odd = format!("{} is no file, folder or link", path.display());
+                return Err(io::Error::other(odd));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn move_result(from: &Path, to: &Path) -> io::Result<()> {
@@ -142,6 +187,29 @@ mod tests {
             here = open_folder(&here, "..").unwrap();
             rustix::fs::unlinkat(&here, "d", AtFlags::REMOVEDIR).unwrap();
         }
+    }
+
+    #[test]
+    fn outputs_are_moved_or_copied_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("sub/to"));
+        move_outputs(&from, &to).unwrap();
+        fs::create_dir(&from).unwrap();
+        move_outputs(&from, &to).unwrap();
+        assert!(!to.exists(), "no outputs are no error");
+        fs::create_dir(from.join("deep")).unwrap();
+        fs::write(from.join("deep/file"), "1").unwrap();
+        std::os::unix::fs::symlink("deep/file", from.join("link")).unwrap();
+        let copy = dir.path().join("copy");
+        copy_tree(&from, &copy).unwrap();
+        move_outputs(&from, &to).unwrap();
+        for at in [&to, &copy] {
+            assert_eq!(fs::read(at.join("link")).unwrap(), b"1");
+            assert!(at.join("link").is_symlink());
+        }
+        assert!(!from.exists());
+        rustix::fs::mkfifoat(rustix::fs::CWD, to.join("pipe"), Mode::RWXU).unwrap();
+        assert!(copy_tree(&to, &dir.path().join("other")).is_err());
     }
 
     #[test]

@@ -37,6 +37,10 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    pub(super) fn lost_sight(&mut self, why: &io::Error) {
+        self.silent = Some(format!("the host lost sight of it: {why}"));
+    }
+
     /// How the job ended. Out of memory only by the counter of the limit, never by a code.
     pub(super) fn end(&self) -> JobEnd {
         let oom = self.tree.oom_kills > 0;
@@ -115,7 +119,7 @@ impl<'a> Supervisor<'a> {
             None => self.alone().await,
         };
         if let Err(e) = done {
-            self.outcome.silent = Some(format!("the host lost sight of it: {e}"));
+            self.outcome.lost_sight(&e);
         }
         (self.outcome, self.live)
     }
@@ -163,8 +167,8 @@ impl<'a> Supervisor<'a> {
 
     /// Supervises a job without helper, which is a child of this process.
     async fn alone(&mut self) -> io::Result<()> {
-        self.running();
-        let began = self.inner.clock.now();
+        let began = self.live.began.unwrap_or_else(|| self.inner.clock.now());
+        self.running(began);
         let ended = sys::watch(self.live.process.pidfd.try_clone()?)?;
         let mut stop = self.job.stops();
         stop.mark_changed();
@@ -188,25 +192,9 @@ impl<'a> Supervisor<'a> {
                 },
             }
         }
-        // Its group is killed before it is reaped, while its number can't be anyone else's.
-        self.live
-            .process
-            .signal_group(rustix::process::Signal::KILL);
-        let (end, used) = self.live.process.reap()?;
+        let (end, used) = self.live.process.end()?;
         let wall = self.inner.clock.now().since(began);
-        let (code, signal) = match end {
-            ExitKind::Code(code) => (Some(code), None),
-            ExitKind::Signal(signal) => (None, Some(signal)),
-        };
-        self.outcome.ended = Some(Ended {
-            code,
-            signal,
-            wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-            user_micros: used.user_micros,
-            system_micros: used.system_micros,
-            max_rss_bytes: used.max_rss_bytes,
-            left_behind: 0,
-        });
+        self.outcome.ended = Some(ended_alone(end, used, wall));
         Ok(())
     }
 
@@ -217,8 +205,7 @@ impl<'a> Supervisor<'a> {
             .min()
     }
 
-    fn running(&mut self) {
-        let now = self.inner.clock.now();
+    fn running(&mut self, now: Timestamp) {
         self.limit = self.walltime.map(|limit| now.after(limit));
         self.job.change(self.inner, |seen| {
             seen.phase = Phase::Running;
@@ -229,7 +216,7 @@ impl<'a> Supervisor<'a> {
     /// Takes in a report; returns true if it was the last.
     fn take(&mut self, report: Report) -> bool {
         match report {
-            Report::Started => self.running(),
+            Report::Started => self.running(self.inner.clock.now()),
             Report::Degraded(sentence) => self.outcome.degraded.push(sentence),
             Report::Given(folders) => self.outcome.given.extend(folders),
             Report::InitDied { signal } => {
@@ -294,6 +281,23 @@ impl<'a> Supervisor<'a> {
             Some(control) => drop(control.try_write(&[byte])),
             None => self.live.process.signal_group(signal),
         }
+    }
+}
+
+/// Returns how a child of this host ended.
+pub(super) fn ended_alone(end: ExitKind, used: sys::Rusage, wall: Duration) -> Ended {
+    let (code, signal) = match end {
+        ExitKind::Code(code) => (Some(code), None),
+        ExitKind::Signal(signal) => (None, Some(signal)),
+    };
+    Ended {
+        code,
+        signal,
+        wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+        user_micros: used.user_micros,
+        system_micros: used.system_micros,
+        max_rss_bytes: used.max_rss_bytes,
+        left_behind: 0,
     }
 }
 

@@ -1,15 +1,21 @@
 //! System calls that no safe wrapper offers: the only module of the crate with `unsafe`.
 //!
 //! Invariant: whatever forks here runs in the helper, which has one thread; the host never forks.
+//! [`spawn`] shares the host's memory with the new process until that is the other program.
 //! Nothing here decides; each function is one call with its error.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Bytes of stack that a process has until it is its program.
+const STACK: usize = 32 << 10;
 
 /// What a process used, as the kernel adds it up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +49,136 @@ pub(super) fn fork() -> io::Result<Option<Pid>> {
     // that the child lacks; allocating in the child is therefore fine.
     let pid = check(unsafe { libc::fork() })?;
     Ok(Pid::from_raw(pid))
+}
+
+/// A program to start, with all that it takes: nothing is allocated on the way.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) program: CString,
+    pub(super) arguments: Vec<CString>,
+    /// Each `NAME=value`.
+    pub(super) variables: Vec<CString>,
+    pub(super) folder: CString,
+}
+
+/// What [`spawn`] hands to the new process, and hears from it.
+struct Start {
+    program: *const libc::c_char,
+    arguments: Vec<*const libc::c_char>,
+    variables: Vec<*const libc::c_char>,
+    folder: *const libc::c_char,
+    stdio: [libc::c_int; 3],
+    error: libc::c_int,
+}
+
+/// Starts a program in a process group of its own; returns it and a descriptor of it.
+///
+/// Like `posix_spawn`, but for the descriptor and some hundred system calls that it makes for signals
+/// and a stack: the process shares this one's memory, and this thread waits, until the program is
+/// executed. So it costs the same whatever the size of the host.
+pub(super) fn spawn(image: &Image, stdio: [BorrowedFd<'_>; 3]) -> io::Result<(Pid, OwnedFd)> {
+    let pointers = |texts: &[CString]| {
+        let texts = texts.iter().map(|t| t.as_ptr());
+        texts.chain([std::ptr::null()]).collect()
+    };
+    // Above the three that they become, so that none is overwritten before its turn.
+    if stdio.iter().any(|fd| fd.as_raw_fd() < 3) {
+        let above = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+        let [stdin, stdout, stderr] = stdio;
+        let above = [above(stdin)?, above(stdout)?, above(stderr)?];
+        return spawn(image, above.each_ref().map(AsFd::as_fd));
+    }
+    let mut start = Start {
+        program: image.program.as_ptr(),
+        arguments: pointers(&image.arguments),
+        variables: pointers(&image.variables),
+        folder: image.folder.as_ptr(),
+        stdio: stdio.map(|fd| fd.as_raw_fd()),
+        error: 0,
+    };
+    let mut stack = [MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
+    let mut pidfd: libc::c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: this thread stands still until the new process has executed its program or ended, so
+    // `start`, `stack` and `pidfd` outlive its use of them and nobody else uses them meanwhile. The
+    // stack grows down from its aligned end. `begin` only makes calls that are safe after a fork.
+    // Signals are blocked, so that no handler of this program runs in the new process.
+    let pid = unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) =
+            (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let pid = check(libc::clone(
+            begin,
+            stack.as_mut_ptr_range().end.cast(),
+            flags,
+            (&raw mut start).cast(),
+            &raw mut pidfd,
+        ));
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        pid?
+    };
+    // SAFETY: the kernel made the descriptor for this call, and nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let pid =
+        Pid::from_raw(pid).ok_or_else(|| io::Error::other("the system gave no process id"))?;
+    if start.error == 0 {
+        return Ok((pid, pidfd));
+    }
+    reap(Some(pid), true)?;
+    Err(io::Error::from_raw_os_error(start.error))
+}
+
+/// What a new process does until it is its program; it returns only if that failed.
+extern "C" fn begin(start: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `spawn` passes a `Start` of its own and waits; the strings and lists that it points to
+    // end as the calls need it. No call allocates, locks or unwinds.
+    unsafe {
+        let start = &mut *start.cast::<Start>();
+        if !become_program(start) {
+            start.error = *libc::__errno_location();
+        }
+    }
+    127
+}
+
+/// # Safety
+/// Only in [`begin`].
+unsafe fn become_program(start: &Start) -> bool {
+    // SAFETY: as the caller says; every pointer is to a local or to what `start` holds.
+    unsafe {
+        if libc::setpgid(0, 0) != 0 || libc::chdir(start.folder) != 0 {
+            return false;
+        }
+        for (at, fd) in start.stdio.iter().enumerate() {
+            if libc::dup2(*fd, at as libc::c_int) < 0 {
+                return false;
+            }
+        }
+        // A signal to the host's group may have come before this left it; nothing is sent here later,
+        // as nobody knows of this process yet.
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&raw mut set);
+        if (1..=64).any(|signal| libc::sigismember(&raw const set, signal) == 1) {
+            for signal in 1..=64 {
+                let mut now: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(signal, std::ptr::null(), &raw mut now);
+                if now.sa_sigaction != libc::SIG_IGN {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+            }
+        }
+        // Rust ignores it in its own programs, and that would go through the exec.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        libc::execve(
+            start.program,
+            start.arguments.as_ptr(),
+            start.variables.as_ptr(),
+        );
+    }
+    false
 }
 
 /// Ends the process at once, without running anything that was registered for its end.

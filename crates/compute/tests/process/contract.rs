@@ -20,7 +20,7 @@ async fn submitting_twice_gives_one_job() {
     let all = futures::future::join_all((0..8).map(|_| place.target.submit(&key, &spec))).await;
     let created = all
         .iter()
-        .filter(|s| matches!(s, Ok(Submitted::Created(_))))
+        .filter(|s| s.as_ref().is_ok_and(Submitted::is_new))
         .count();
     assert_eq!(created, 1, "{all:?}");
     let handle = JobHandle::new(key.clone(), key.native_name());

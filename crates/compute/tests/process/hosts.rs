@@ -197,6 +197,45 @@ async fn an_end_outlives_its_host() {
     assert!(matches!(again, Submitted::Attached(_)));
 }
 
+#[tokio::test]
+async fn after_another_boot_every_job_of_the_earlier_one_is_gone() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let place = Place::new().await;
+    let spec = place.shell("exit 0");
+    let ended = key("boots", 1);
+    let first = builder(&state).build().await.unwrap();
+    let handle = first.submit(&ended, &spec).await.unwrap().into_handle();
+    done(&first, &handle).await;
+    // This is the first boot that the folder sees, so nothing can have been forgotten.
+    assert_eq!(first.find(&key("boots", 2)).await.unwrap(), Found::Never);
+    drop(first);
+
+    // What the machine finds when it starts again: another name of the boot.
+    let journal = state.join("jobs/journal");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let text = std::fs::read_to_string(&journal).unwrap();
+    assert!(text.contains(boot.trim()));
+    std::fs::write(&journal, text.replace(boot.trim(), "earlier")).unwrap();
+    // The first host of a boot may die before it has asked for all that it must.
+    for _ in 0..2 {
+        let next = builder(&state).build().await.unwrap();
+        // The line of the one may not have reached the disk, nor the outputs of the other.
+        for key in [key("boots", 2), ended.clone()] {
+            assert_eq!(next.find(&key).await.unwrap(), Found::Gone);
+        }
+        assert_eq!(done(&next, &handle).await.phase, Phase::Done(JobEnd::Lost));
+        assert!(next.list_owned("boots").await.unwrap().is_empty());
+    }
+    let next = builder(&state).build().await.unwrap();
+    let again = next.submit(&ended, &spec).await.unwrap();
+    assert!(again.is_new(), "{again:?}");
+    assert_eq!(
+        done(&next, &handle).await.phase,
+        Phase::Done(JobEnd::Exit(0))
+    );
+}
+
 #[test]
 fn a_runtime_that_goes_takes_its_jobs_along() {
     for level in [SandboxLevel::Full, SandboxLevel::Nothing] {

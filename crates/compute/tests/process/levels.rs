@@ -3,7 +3,7 @@
 use windlass_compute::{ProcessTarget, SandboxLevel};
 use windlass_core::{ComputeErrorKind, ComputeTarget, Found, Isolation, JobEnd, Resources};
 
-use crate::kit::{Place, folder};
+use crate::kit::{Place, folder, path_of};
 
 #[tokio::test]
 async fn every_property_is_either_held_or_named_as_missing() {
@@ -77,6 +77,70 @@ async fn no_sandbox_is_had_by_name_only_and_promises_nothing() {
     let mut spec = place.shell("sleep 60 & while :; do sleep 0.01; done");
     spec.walltime = Some(std::time::Duration::from_millis(100));
     assert_eq!(place.run(&spec).await.end, JobEnd::TimeLimit);
+}
+
+#[tokio::test]
+async fn without_walls_what_a_job_leaves_is_taken_and_nothing_is_made_for_nothing() {
+    let place = Place::at(SandboxLevel::Nothing).await.unwrap();
+    assert!(place.target.capabilities().makes_folders);
+    let stay = "trap 'exit 0' TERM; while :; do sleep 0.01; done";
+    for (script, left) in [
+        ("exit 0", None),
+        (
+            "mkdir -p $WINDLASS_OUTPUTS/a; echo 1 > $WINDLASS_OUTPUTS/a/b",
+            Some("outputs"),
+        ),
+        ("echo 1 > $WINDLASS_RESULT", Some("result.json")),
+        ("echo 1", Some("logs")),
+        ("echo 1 >&2; exit 3", Some("logs")),
+        ("echo 1 > $TMPDIR/x; kill -9 $$", None),
+        ("sleep 0.1", None),
+        ("sleep 0.1; mkdir $WINDLASS_OUTPUTS/a", Some("outputs")),
+    ] {
+        let spec = place.shell(script);
+        let folder = path_of(&spec.outputs).parent().unwrap().to_owned();
+        std::fs::remove_dir(path_of(&spec.outputs)).unwrap();
+        let seen = place.run(&spec).await;
+        let found: Vec<_> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(found, Vec::from_iter(left), "{script}: {seen:#?}");
+        // It never says so of a job that may have left something.
+        let nothing = seen.observation.left_nothing;
+        assert_eq!(
+            nothing,
+            left.is_none() && !script.contains("TMPDIR"),
+            "{script}"
+        );
+    }
+    // Two at once never share a folder, and a job that stays finds its own empty.
+    let spec = place.shell(&format!(
+        "[ -z \"$(ls $TMPDIR)\" ] && touch $TMPDIR/x && echo up; {stay}"
+    ));
+    let mut jobs = Vec::new();
+    for _ in 0..2 {
+        let mut spec = spec.clone();
+        spec.logs = windlass_core::Location::Path(place.path(&format!("logs-{}", jobs.len())));
+        jobs.push(
+            place
+                .target
+                .submit(&place.key(), &spec)
+                .await
+                .unwrap()
+                .into_handle(),
+        );
+    }
+    for job in &jobs {
+        while place.log(job, windlass_core::LogStream::Stdout).await != "up\n" {
+            tokio::task::yield_now().await;
+        }
+        place
+            .target
+            .cancel(job, std::time::Duration::from_secs(20))
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test]

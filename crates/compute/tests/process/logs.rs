@@ -44,7 +44,8 @@ async fn a_torrent_neither_blocks_the_job_nor_fills_the_disk() {
         .unwrap()
         .flatten()
         .collect();
-    assert_eq!(left.len(), 2, "{left:?}");
+    // Neither a half of it, nor a log of the stream that nothing was written to.
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn ran_once(b: &Bench<'_>, spec: &JobSpec) -> Found {
 
 fn created(submitted: Submitted) -> Result<JobHandle, Miss> {
     match submitted {
-        Submitted::Created(handle) => Ok(handle),
+        Submitted::Created(handle) | Submitted::Ended(handle, _) => Ok(handle),
         other => broken(format!("the first submit of a key gave {other:?}")),
     }
 }
@@ -64,7 +64,7 @@ pub(super) async fn of_racing_submits_one_creates(b: &Bench<'_>) -> Found {
     let mut handles = Vec::new();
     for submitted in futures::future::join_all(racing).await {
         let submitted = submitted.map_err(|e| Miss::Broken(e.to_string()))??;
-        creations += usize::from(matches!(submitted, Submitted::Created(_)));
+        creations += usize::from(submitted.is_new());
         handles.push(submitted.into_handle());
     }
     handles.dedup();
@@ -188,7 +188,9 @@ pub(super) async fn an_ended_job_is_known_to_the_next_target(b: &Bench<'_>) -> F
         // It may say that it can't tell; what it must not do is guess.
         _ => {}
     }
-    if let Ok(Submitted::Created(_)) = next.submit(&key, &spec).await {
+    if let Ok(submitted) = next.submit(&key, &spec).await
+        && submitted.is_new()
+    {
         return broken("the next target made a second job under the key");
     }
     ran_once(b, &spec).await
