@@ -118,10 +118,15 @@ pub(super) fn spawn(image: &Image, stdio: [BorrowedFd<'_>; 3]) -> io::Result<(Pi
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
         pid?
     };
-    // SAFETY: the kernel made the descriptor for this call, and nobody else owns it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid =
         Pid::from_raw(pid).ok_or_else(|| io::Error::other("the system gave no process id"))?;
+    let pidfd = if pidfd < 0 {
+        // Linux before 5.2 doesn't know the flag, and says nothing.
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?
+    } else {
+        // SAFETY: the kernel made the descriptor for this call, and nobody else owns it.
+        unsafe { OwnedFd::from_raw_fd(pidfd) }
+    };
     if start.error == 0 {
         return Ok((pid, pidfd));
     }
