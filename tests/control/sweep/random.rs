@@ -163,7 +163,7 @@ impl World {
     ) -> usize {
         let (now, n) = (self.clock.now(), self.next());
         let id = RunId::from_parts(now, u128::from(n));
-        let pipeline = if n % 2 == 0 { "p" } else { "q" };
+        let pipeline = if n.is_multiple_of(2) { "p" } else { "q" };
         let mut record = RunRecord::new(
             id,
             format!("run-{n}").parse().unwrap(),
@@ -248,7 +248,7 @@ impl World {
         let called = called.unwrap_or_else(|| at.clone());
         let uri = StorageUri::new(name(storage), key(&called), true);
         let mut artifact = Artifact::new(uri, 1, 1, Digest::of(b""));
-        if how % 3 == 0 {
+        if how.is_multiple_of(3) {
             let parts = BTreeMap::from([("0".to_owned(), artifact.clone())]);
             let nowhere = StorageUri::new(name("lake"), key("elsewhere"), true);
             artifact = Artifact::of_parts(nowhere, parts);
