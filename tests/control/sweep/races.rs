@@ -144,7 +144,7 @@ async fn a_mark_means_nothing_in_another_folder() {
     let text = String::from_utf8(mark.to_vec()).unwrap();
     // Of a run that nobody knows, and of this run, but not where it was.
     let strange = RunId::from_parts(Timestamp::from_micros(7), 7);
-    let folders = [folder("p", strange), folder("copy", w.runs[0].record.id)];
+    let folders = [folder("p", strange), folder("z-copy", w.runs[0].record.id)];
     for folder in &folders {
         w.put(&format!("{folder}/forgotten.json"), text.clone())
             .await;
