@@ -1,6 +1,6 @@
 //! Deletes what forgotten runs left in their storage, and nobody names.
 //!
-//! Whoever forgets a run first leaves a mark in its folder ([`mark`]). A sweep looks at folders with a mark
+//! Whoever forgets a run first leaves a mark in its folder ([`mark()`]). A sweep looks at folders with a mark
 //! of its store alone, so it never touches what another store, or somebody else, keeps in the same storage; a
 //! mark beside a run that is still known means nothing.
 //!
@@ -8,7 +8,7 @@
 //! was served it or took it over, in a published version. Names only pass from kept results to rows, from
 //! rows to rows of runs that began later or of their parents, and from rows to versions. So that one which
 //! moves is not missed between where it came from and where it goes, whoever forgets one, by deleting the
-//! rows of a run or a kept result, first writes the marks anew of the folders that it leads to ([`renew`]).
+//! rows of a run or a kept result, first writes the marks anew of the folders that it leads to ([`renew()`]).
 //! A sweep reads all names after it knows whose folders are looked at, and looks at each mark once more before
 //! it deletes: what was forgotten meanwhile, or less than the least age ago, holds its folder back.
 //!
