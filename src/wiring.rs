@@ -168,6 +168,25 @@ pub async fn open_storages(
     .await
 }
 
+/// Returns where each storage of an environment lies, for [`crate::SweepOptions::places`].
+#[must_use]
+pub fn storage_places(environment: &EnvironmentSpec) -> BTreeMap<LogicalName, String> {
+    let place = |url: &str| {
+        let path = url
+            .strip_prefix("file://")
+            .map_or(url, |path| path.strip_prefix("localhost").unwrap_or(path));
+        if path.contains("://") {
+            return path.to_owned();
+        }
+        // Two paths may lead to one folder.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
+        real.to_string_lossy().into_owned()
+    };
+    let all = environment.storages.iter();
+    all.map(|(name, binding)| (name.clone(), place(&binding.url)))
+        .collect()
+}
+
 /// Opens each storage of an environment by itself, so that one which can't be had hides no other.
 pub async fn probe_storages(
     project: &Project,
@@ -424,5 +443,38 @@ impl Wiring<'_> {
                 .ok_or_else(|| "it is not defined in the environment".to_owned())?;
             binding.resolve(|v| variables(v))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_storages_are_urls_and_paths_without_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let write = |at: &str, text: &str| {
+            let path = root.join(at);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("windlass.yaml", "name: shop\n");
+        write(
+            "environments/dev.yaml",
+            "store: { sqlite: .windlass/dev.db }\n\
+             storage: { runs: { file: lake }, same: { file: link }, far: { url: 's3://bucket/a' } }\n\
+             run_storage: runs\nowners: {}\n",
+        );
+        write("lake/x", "");
+        std::os::unix::fs::symlink(root.join("lake"), root.join("link")).unwrap();
+        let project = Project::load(&root, Some("dev")).unwrap();
+        let places = storage_places(&project.environment);
+        let lake = root.join("lake").to_string_lossy().into_owned();
+        let places: Vec<_> = places.iter().map(|(n, p)| (n.as_str(), &**p)).collect();
+        assert_eq!(
+            places,
+            [("far", "s3://bucket/a"), ("runs", &*lake), ("same", &*lake)]
+        );
     }
 }

@@ -1,15 +1,18 @@
 //! What forgotten runs left in their storage is deleted, and never what something else names.
 
+mod races;
+mod random;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use windlass::dataset::Dataset;
 use windlass::run_store::{Change, Durability, RunStore, Transition, Verdict};
 use windlass::{
@@ -146,6 +149,7 @@ impl Bench {
         let options = SweepOptions {
             dry_run,
             min_age: Duration::ZERO,
+            ..SweepOptions::default()
         };
         // Objects are as old as the machine's own clock says.
         let now = Timestamp::from_micros(i64::MAX / 2);
@@ -336,10 +340,8 @@ async fn a_sweep_that_is_cut_short_anywhere_is_gone_on_with() {
     };
     for deletes in 0.. {
         let (b, ..) = Bench::with_forgotten_runs().await;
-        let failing = Faulty {
-            inner: Arc::clone(&b.storage),
-            left: AtomicI64::new(deletes),
-        };
+        let failing = Faulty::new(Arc::clone(&b.storage), b.clock);
+        failing.left.store(deletes, Ordering::Release);
         let cut = b.sweep_in(&failing, false).await;
         b.sweep(false).await;
         assert_eq!(b.objects().await.len(), whole, "after {deletes}");
@@ -350,11 +352,40 @@ async fn a_sweep_that_is_cut_short_anywhere_is_gone_on_with() {
     }
 }
 
-/// A storage that deletes so many objects and then no more.
+/// A storage that keeps the time of a clock, and fails when it is told to.
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<dyn Storage>,
+    clock: PausedClock,
+    written: Arc<Mutex<BTreeMap<ObjectKey, Timestamp>>>,
+    /// So many objects are deleted, and then no more.
     left: AtomicI64,
+    /// No marks are written.
+    refuses_marks: AtomicBool,
+    /// Whoever reads a mark finds it written anew behind them.
+    renews: AtomicBool,
+    /// What is committed while the next mark is written.
+    meanwhile: Mutex<Option<(Arc<MemoryStore>, Vec<Change>)>>,
+}
+
+impl Faulty {
+    fn new(inner: Arc<dyn Storage>, clock: PausedClock) -> Self {
+        Self {
+            inner,
+            clock,
+            written: Arc::default(),
+            left: AtomicI64::new(i64::MAX),
+            refuses_marks: AtomicBool::new(false),
+            renews: AtomicBool::new(false),
+            meanwhile: Mutex::default(),
+        }
+    }
+
+    fn dated(written: &BTreeMap<ObjectKey, Timestamp>, mut meta: ObjectMeta) -> ObjectMeta {
+        let at = written.get(&meta.key).copied();
+        meta.modified = at.unwrap_or(meta.modified);
+        meta
+    }
 }
 
 #[async_trait]
@@ -369,7 +400,19 @@ impl Storage for Faulty {
         data: ByteStream,
         mode: PutMode,
     ) -> Result<ObjectMeta, StorageError> {
-        self.inner.put_stream(key, data, mode).await
+        let is_mark = key.name() == "forgotten.json";
+        if is_mark && self.refuses_marks.load(Ordering::Acquire) {
+            return Err(StorageError::denied("no marks here"));
+        }
+        let meanwhile = self.meanwhile.lock().unwrap().take_if(|_| is_mark);
+        if let Some((store, changes)) = meanwhile {
+            let batch = vec![Transition::new(changes)];
+            store.commit(batch, Durability::Synced).await.unwrap();
+        }
+        let meta = self.inner.put_stream(key, data, mode).await?;
+        let mut written = self.written.lock().unwrap();
+        written.insert(key.clone(), self.clock.now());
+        Ok(Self::dated(&written, meta))
     }
 
     async fn get_stream(
@@ -377,15 +420,24 @@ impl Storage for Faulty {
         key: &ObjectKey,
         range: Option<Range<u64>>,
     ) -> Result<(ObjectMeta, ByteStream), StorageError> {
-        self.inner.get_stream(key, range).await
+        let found = self.inner.get_stream(key, range).await?;
+        if key.name() == "forgotten.json" && self.renews.load(Ordering::Acquire) {
+            let mut written = self.written.lock().unwrap();
+            written.insert(key.clone(), self.clock.now());
+        }
+        Ok(found)
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StorageError> {
-        self.inner.head(key).await
+        let meta = self.inner.head(key).await?;
+        Ok(Self::dated(&self.written.lock().unwrap(), meta))
     }
 
     fn list(&self, folder: &ObjectKey) -> BoxStream<'static, Result<ObjectMeta, StorageError>> {
-        self.inner.list(folder)
+        let written = Arc::clone(&self.written);
+        let all = self.inner.list(folder);
+        all.map_ok(move |meta| Self::dated(&written.lock().unwrap(), meta))
+            .boxed()
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StorageError> {

@@ -7,14 +7,17 @@
 mod cache;
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use windlass_core::run_store::{
-    Change, Durability, RunQuery, RunRecord, RunStore, StoreError, Transition,
+    Change, Durability, RunQuery, RunRecord, RunStore, StoreError, StoreErrorKind, Transition,
 };
-use windlass_core::{ClockExt, PipelineName, RunId, StorageError, Timestamp, error_chain};
+use windlass_core::{
+    ClockExt, PipelineName, RunId, StepOutput, Storage, StorageError, Timestamp, error_chain,
+};
 
 use crate::driver::Message;
 use crate::engine::Core;
@@ -85,25 +88,70 @@ impl Needed {
     }
 }
 
+/// What a pass came to.
+#[derive(Default)]
+struct Pass {
+    /// How many are gone.
+    gone: u64,
+    /// How many stay because a folder couldn't be marked.
+    held: u64,
+    /// The first of them, and why.
+    first: Option<(String, String)>,
+    /// The storage can't be reached: the others needn't try.
+    is_over: bool,
+}
+
+impl Pass {
+    fn hold(&mut self, what: impl Display, error: &StorageError) {
+        self.held += 1;
+        self.is_over |= error.kind().is_retryable();
+        let why = || (what.to_string(), error_chain(error));
+        self.first.get_or_insert_with(why);
+    }
+
+    /// Says once what stays, however much it is; returns how many are gone.
+    fn end(self, what: &str) -> u64 {
+        if let Some((first, error)) = self.first {
+            let held = self.held;
+            tracing::warn!(
+                held,
+                first,
+                error,
+                "folders can't be marked as forgotten, so {what} stay for now"
+            );
+        }
+        self.gone
+    }
+}
+
 impl Keeper<'_> {
     /// Looks through the runs once, and returns how many are gone.
     async fn pass(&self) -> Result<u64, StoreError> {
-        let unfinished = self.store.runs(&RunQuery::unfinished()).await?;
-        let reruns = unfinished.iter().filter_map(|r| r.rerun.as_ref());
-        let needed = Needed {
-            runs: reruns.map(|rerun| rerun.run).collect(),
-            parents: unfinished.iter().map(|r| r.id).collect(),
-        };
-        let mut deleted = 0;
+        let mut pass = Pass::default();
+        let looked = self.look(&mut pass).await;
+        let gone = pass.end("runs");
+        looked.map(|()| gone)
+    }
+
+    async fn look(&self, pass: &mut Pass) -> Result<(), StoreError> {
         if let Some(age) = self.core.settings.retention.max_age {
-            deleted += self.delete_before(self.before(age), &needed).await?;
+            self.delete_before(self.before(age), pass).await?;
         }
         if let Some(keep) = self.core.settings.retention.keep_last {
             for pipeline in self.pipelines().await {
-                deleted += self.delete_beyond(pipeline, keep, &needed).await?;
+                self.delete_beyond(pipeline, keep, pass).await?;
             }
         }
-        Ok(deleted)
+        Ok(())
+    }
+
+    async fn needed(&self) -> Result<Needed, StoreError> {
+        let unfinished = self.store.runs(&RunQuery::unfinished()).await?;
+        let reruns = unfinished.iter().filter_map(|r| r.rerun.as_ref());
+        Ok(Needed {
+            runs: reruns.map(|rerun| rerun.run).collect(),
+            parents: unfinished.iter().map(|r| r.id).collect(),
+        })
     }
 
     /// Returns the instant that lies so long before now.
@@ -123,17 +171,17 @@ impl Keeper<'_> {
     }
 
     /// Deletes runs that ended by then.
-    async fn delete_before(&self, cutoff: Timestamp, needed: &Needed) -> Result<u64, StoreError> {
+    async fn delete_before(&self, cutoff: Timestamp, pass: &mut Pass) -> Result<(), StoreError> {
         let old = |run: &RunRecord| run.ended_at.is_some_and(|ended| ended <= cutoff);
         let mut query = RunQuery::default().oldest_first().limit(PAGE);
-        let mut deleted = 0;
         loop {
             let page = self.store.runs(&query).await?;
-            deleted += self.delete(page.iter().filter(|r| old(r)), needed).await;
+            let gone: Vec<_> = page.iter().filter(|r| old(r)).collect();
+            self.delete(&gone, pass).await?;
             match page.last() {
                 // Later ones were not even created by then.
                 Some(last) if last.created_at <= cutoff => query = query.behind(last.id),
-                _ => return Ok(deleted),
+                _ => return Ok(()),
             }
         }
     }
@@ -143,53 +191,75 @@ impl Keeper<'_> {
         &self,
         pipeline: PipelineName,
         keep: u32,
-        needed: &Needed,
-    ) -> Result<u64, StoreError> {
+        pass: &mut Pass,
+    ) -> Result<(), StoreError> {
         let mut query = RunQuery::default().of(pipeline).limit(keep.max(1));
-        let (mut kept, mut deleted) = (0, 0);
+        let mut kept = 0;
         loop {
             let page = self.store.runs(&query).await?;
             let beyond = page.iter().skip((keep.saturating_sub(kept)) as usize);
-            deleted += self.delete(beyond, needed).await;
+            self.delete(&beyond.collect::<Vec<_>>(), pass).await?;
             let Some(last) = page.last() else {
-                return Ok(deleted);
+                return Ok(());
             };
             kept = kept.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
             query = query.behind(last.id).limit(PAGE);
         }
     }
 
-    /// Deletes those that ended and nobody needs, and returns how many.
-    async fn delete<'r>(&self, runs: impl Iterator<Item = &'r RunRecord>, needed: &Needed) -> u64 {
-        let mut deleted = 0;
-        let (mut stay, mut first) = (0_u64, None);
-        for run in runs.filter(|r| r.state.is_final() && !needed.has(r)) {
-            // First, so that no folder is left of which nobody knows any more that its run is gone.
-            if let Err(error) = self.mark(run).await {
-                stay += 1;
-                first.get_or_insert((run.id, error));
+    /// Deletes those that ended and nobody needs.
+    async fn delete(&self, runs: &[&RunRecord], pass: &mut Pass) -> Result<(), StoreError> {
+        if !runs.iter().any(|r| r.state.is_final()) {
+            return Ok(());
+        }
+        // Anew for each page: a rerun may have been started while others were deleted.
+        let needed = self.needed().await?;
+        for run in runs {
+            if pass.is_over {
+                break;
+            }
+            if !run.state.is_final() || needed.has(run) {
                 continue;
             }
-            deleted += u64::from(self.write(Change::DeleteRun(run.id)).await);
+            let outputs = self.outputs(run.id).await?;
+            // First, so that no folder is left of which nobody knows any more that its run is gone.
+            match self.mark(Some(run), &outputs).await {
+                Ok(()) => pass.gone += u64::from(self.write(Change::DeleteRun(run.id)).await),
+                Err(error) => pass.hold(format_args!("run {}", run.id), &error),
+            }
         }
-        if let Some((run, error)) = first {
-            tracing::warn!(runs = stay, first = %run, error = %error_chain(&error), "folders of runs can't be marked as forgotten, so the runs stay for now");
-        }
-        deleted
+        Ok(())
     }
 
-    /// Says in the folder of a run that it is forgotten.
-    async fn mark(&self, run: &RunRecord) -> Result<(), StorageError> {
-        let Ok((_, storage)) = self.core.run_storage() else {
+    /// Returns what the steps of a run handed on.
+    async fn outputs(&self, run: RunId) -> Result<Vec<StepOutput>, StoreError> {
+        match self.store.snapshot(run).await {
+            Ok(rows) => {
+                let steps = rows.into_iter().flat_map(|rows| rows.steps);
+                Ok(steps.filter_map(|step| step.output).collect())
+            }
+            // Nobody else can read it, either.
+            Err(e) if e.kind() == StoreErrorKind::Corrupt => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Says in the folders that these outputs lie in, and in that of a run, that they are forgotten.
+    async fn mark(
+        &self,
+        run: Option<&RunRecord>,
+        outputs: &[StepOutput],
+    ) -> Result<(), StorageError> {
+        let Ok((name, storage)) = self.core.run_storage() else {
             return Ok(());
         };
-        sweep::mark(
-            self.store.store_id(),
-            &**storage,
-            run,
-            self.core.clock.now(),
-        )
-        .await
+        let storage: &dyn Storage = &**storage;
+        sweep::renew(name, storage, outputs).await?;
+        let (store, now) = (self.store.store_id(), self.core.clock.now());
+        match run {
+            Some(run) => sweep::mark(store, storage, run, now).await,
+            None => Ok(()),
+        }
     }
 
     /// Returns whether a change is in; where the store fails or the engine closes, the next pass finds

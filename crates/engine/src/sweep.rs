@@ -6,35 +6,34 @@
 //!
 //! An artifact of a forgotten run may live on under other names: in a kept result, in the rows of a run that
 //! was served it or took it over, in a published version. Names only pass from kept results to rows, from
-//! rows to rows of runs that began later or of their parents, and from rows to versions. They are read in
-//! this order, runs from the oldest on, after it is known whose folders are looked at and before anything is
-//! deleted; a kept result that an unfinished run was served, the runs that unfinished runs rerun, and their
-//! children are not forgotten meanwhile. So a name that moves during the sweep is seen where it came from or
-//! where it went. A kept result that a look has just found may still be forgotten before the row of the step
-//! that is served is in: unfinished runs are read once more at the end, so such a look would have to last as
-//! long as the whole reading.
+//! rows to rows of runs that began later or of their parents, and from rows to versions. So that one which
+//! moves is not missed between where it came from and where it goes, whoever forgets one, by deleting the
+//! rows of a run or a kept result, first writes the marks anew of the folders that it leads to ([`renew`]).
+//! A sweep reads all names after it knows whose folders are looked at, and looks at each mark once more before
+//! it deletes: what was forgotten meanwhile, or less than the least age ago, holds its folder back.
+//!
+//! So a name is lost only if it is read, forgotten, and committed later than the least age after that. A
+//! kept result in whose place another one is put is forgotten without a mark: there, a look that found the
+//! old one would have to last as long as the reading of all names, since unfinished runs are read once more at
+//! the end. What an unfinished run still takes over of the run that it reruns is in no rows of its own;
+//! retention leaves that run alone, and if the two raced each other the sweep stops ([`Names::check_reruns`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod mark;
+mod names;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use serde::{Deserialize, Serialize};
-use windlass_core::run_store::{RunQuery, RunRecord, RunStore, StoreError};
+use windlass_core::run_store::{RunQuery, RunStore, StoreError};
 use windlass_core::{
-    Artifact, CacheQuery, LogicalName, ObjectKey, PutMode, RunFolder, RunId, Storage, StorageError,
-    StorageErrorKind, StorageExt, Timestamp, error_chain,
+    LogicalName, ObjectKey, RunId, Storage, StorageError, StorageErrorKind, Timestamp, error_chain,
 };
 
+use self::mark::MARK;
+pub(crate) use self::mark::{mark, renew};
+use self::names::Names;
 use crate::Error;
-
-/// The object that marks the folder of a forgotten run.
-const MARK: &str = "forgotten.json";
-/// How marks are written today.
-const FORMAT: u32 = 1;
-/// Rows read at once.
-const PAGE: u32 = 1_000;
-/// The largest published version that is read.
-const LIMIT: u64 = 64 << 20;
 
 /// How to sweep.
 ///
@@ -52,8 +51,14 @@ const LIMIT: u64 = 64 << 20;
 pub struct SweepOptions {
     /// Nothing is deleted, only told.
     pub dry_run: bool,
-    /// Folders of runs that were forgotten later than that before now stay; an hour.
+    /// Folders of runs that were forgotten later than that before now stay, and those of which a run or a
+    /// kept result that named something in them was; an hour. Whoever reads such a name and takes longer than
+    /// that to commit it may find that it leads nowhere.
     pub min_age: Duration,
+    /// Where storages lie, as a URL or an absolute path, by logical name; none. A name with the id of a run in
+    /// it is known under every storage's name; that of a folder above it only under the name of the storage that
+    /// is swept, and of those that lie in, around or at the same place by this.
+    pub places: BTreeMap<LogicalName, String>,
 }
 
 impl Default for SweepOptions {
@@ -61,18 +66,9 @@ impl Default for SweepOptions {
         Self {
             dry_run: false,
             min_age: Duration::from_secs(3_600),
+            places: BTreeMap::new(),
         }
     }
-}
-
-/// The content of a mark; its JSON is for people, too.
-#[derive(Debug, Serialize, Deserialize)]
-struct Mark {
-    format: u32,
-    /// The store that forgot the run.
-    store: String,
-    run: RunId,
-    forgotten_at: String,
 }
 
 /// What became of the folder of one forgotten run.
@@ -100,38 +96,14 @@ pub struct SweptRun {
     pub kept_bytes: u64,
 }
 
-/// Leaves a mark in the folder of a run, unless nothing is in it.
-pub(crate) async fn mark(
-    store: &str,
-    storage: &dyn Storage,
-    run: &RunRecord,
-    now: Timestamp,
-) -> Result<(), StorageError> {
-    let folder = RunFolder::new(&run.pipeline, run.date, run.id).key();
-    if storage.list(&folder).try_next().await?.is_none() {
-        return Ok(());
-    }
-    let mark = Mark {
-        format: FORMAT,
-        store: store.to_owned(),
-        run: run.id,
-        forgotten_at: now.to_string(),
-    };
-    let text = serde_json::to_vec(&mark)
-        .map_err(|e| StorageError::unsupported(format!("a mark can't be written cause=`{e}`")))?;
-    let key = folder.join(MARK)?;
-    let done = storage.put(&key, text.into(), PutMode::Overwrite).await;
-    done.map(drop)
-}
-
 /// Deletes what forgotten runs left in a storage and nobody names; returns what became of each, by run.
 ///
 /// May go on beside engines at work. It reads the names of all objects of the storage, all rows of the store
 /// and all published versions.
 ///
 /// # Errors
-/// Those of the store and the storage. Nothing is deleted if a name can't be read; else what was deleted by
-/// then is gone, and the next sweep goes on with the rest.
+/// Those of the store and the storage. Nothing is deleted if a name can't be read or known; else what was
+/// deleted by then is gone, and the next sweep goes on with the rest.
 ///
 /// # Cancel safety
 /// May be dropped; the next sweep goes on.
@@ -144,17 +116,17 @@ pub async fn sweep(
 ) -> Result<Vec<SweptRun>, Error> {
     let unread = |e: StorageError| Error::storage(error_chain(&e));
     let failed = |e: StoreError| Error::store(error_chain(&e));
+    let is_old = |written: Timestamp| written.after(options.min_age) <= now;
     let mut folders = BTreeMap::new();
     let mut objects = storage.list(&ObjectKey::root());
     while let Some(object) = objects.try_next().await.map_err(unread)? {
-        let is_old = object.modified.after(options.min_age) <= now;
-        if let Some((run, folder)) = marked(&object.key).filter(|_| is_old) {
-            folders.insert(run, folder);
+        if let Some((run, folder)) = mark::marked(&object.key).filter(|_| is_old(object.modified)) {
+            folders.insert(folder, run);
         }
     }
     let mut forgotten = BTreeMap::new();
-    for (run, folder) in folders {
-        let ours = is_of(store.store_id(), storage, run, &folder);
+    for (folder, run) in folders {
+        let ours = mark::is_of(store.store_id(), storage, run, &folder);
         if store.run(run).await.map_err(failed)?.is_none() && ours.await.map_err(unread)? {
             forgotten.insert(run, folder);
         }
@@ -162,11 +134,7 @@ pub async fn sweep(
     if forgotten.is_empty() {
         return Ok(Vec::new());
     }
-    let mut names = Names {
-        storage: name,
-        forgotten: &forgotten,
-        named: BTreeMap::new(),
-    };
+    let mut names = Names::new(name, &options.places, &forgotten);
     names.of_results(store).await.map_err(failed)?;
     names
         .of_runs(store, RunQuery::default())
@@ -175,12 +143,20 @@ pub async fn sweep(
     names.of_versions(storage).await?;
     let unfinished = names.of_runs(store, RunQuery::unfinished());
     unfinished.await.map_err(failed)?;
-    let named = names.named;
+    names.check_reruns(store).await?;
     let mut swept = Vec::with_capacity(forgotten.len());
     for (run, folder) in &forgotten {
-        let named = named.get(run).map_or(&[][..], Vec::as_slice);
-        let one = sweep_one(storage, *run, folder, named, options.dry_run).await;
-        swept.push(one.map_err(unread)?);
+        // Written anew since: a name that leads here was forgotten, maybe before it was read.
+        let mark = folder.join(MARK).map_err(|e| unread(e.into()))?;
+        match storage.head(&mark).await {
+            Ok(mark) if is_old(mark.modified) => {
+                let one = sweep_one(storage, *run, folder, &names, options.dry_run).await;
+                swept.push(one.map_err(unread)?);
+            }
+            Err(e) if e.kind() != StorageErrorKind::NotFound => return Err(unread(e)),
+            // Another sweep was here.
+            Ok(_) | Err(_) => {}
+        }
     }
     Ok(swept)
 }
@@ -190,7 +166,7 @@ async fn sweep_one(
     storage: &dyn Storage,
     run: RunId,
     folder: &ObjectKey,
-    named: &[ObjectKey],
+    names: &Names<'_>,
     dry_run: bool,
 ) -> Result<SweptRun, StorageError> {
     let mut swept = SweptRun {
@@ -206,10 +182,7 @@ async fn sweep_one(
     for object in objects {
         if object.key.below(folder) == Some(MARK) {
             mark = Some(object);
-        } else if named
-            .iter()
-            .any(|n| object.key == *n || object.key.below(n).is_some())
-        {
+        } else if names.has(run, &object.key) {
             swept.kept_objects += 1;
             swept.kept_bytes += object.size;
         } else {
@@ -234,178 +207,5 @@ async fn delete(storage: &dyn Storage, key: &ObjectKey, dry_run: bool) -> Result
     match storage.delete(key).await {
         Err(e) if e.kind() != StorageErrorKind::NotFound => Err(e),
         _ => Ok(()),
-    }
-}
-
-/// Returns whether the mark in a folder is that of its run, by this store; one that can't be understood is not.
-async fn is_of(
-    store: &str,
-    storage: &dyn Storage,
-    run: RunId,
-    folder: &ObjectKey,
-) -> Result<bool, StorageError> {
-    let text = match storage.get(&folder.join(MARK)?, 1 << 16).await {
-        Ok((_, text)) => text,
-        Err(e) if e.kind() == StorageErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    let mark = serde_json::from_slice::<Mark>(&text);
-    let mark = mark.ok().filter(|m| m.store == store && m.run == run);
-    if let Some(mark) = mark.as_ref().filter(|m| m.format != FORMAT) {
-        tracing::warn!(
-            folder = folder.as_str(),
-            format = mark.format,
-            known = FORMAT,
-            "a run was forgotten by a newer release: its folder is left to that one"
-        );
-    }
-    Ok(mark.is_some_and(|mark| mark.format == FORMAT))
-}
-
-/// Returns the run and its folder, if a key is that of a mark: `<model>/runs/<date>/<run>/forgotten.json`.
-fn marked(key: &ObjectKey) -> Option<(RunId, ObjectKey)> {
-    let (folder, MARK) = key.as_str().rsplit_once('/')? else {
-        return None;
-    };
-    let run = run_of(folder).filter(|_| folder.split('/').count() == 4)?;
-    Some((run, ObjectKey::parse(folder).ok()?))
-}
-
-/// Returns the run in whose folder a key lies, if it does.
-fn run_of(key: &str) -> Option<RunId> {
-    let mut parts = key.split('/');
-    let (_, runs, _) = (parts.next()?, parts.next()?, parts.next()?);
-    parts.next().filter(|_| runs == "runs")?.parse().ok()
-}
-
-/// Keys in the folders of forgotten runs that something names.
-struct Names<'s> {
-    storage: &'s LogicalName,
-    forgotten: &'s BTreeMap<RunId, ObjectKey>,
-    named: BTreeMap<RunId, Vec<ObjectKey>>,
-}
-
-/// What a sweep reads of a published version.
-#[derive(Deserialize)]
-struct Version {
-    artifact: Artifact,
-}
-
-impl Names<'_> {
-    fn add(&mut self, artifact: &Artifact) {
-        let mut left = vec![artifact];
-        while let Some(one) = left.pop() {
-            left.extend(one.parts.values());
-            let key = &one.at.key;
-            if let Some((run, at)) = self.inside(key) {
-                self.named.entry(run).or_default().push(at);
-            } else if one.at.storage == *self.storage {
-                let below = |folder: &ObjectKey| folder == key || folder.below(key).is_some();
-                for (run, folder) in self.forgotten.iter().filter(|(_, at)| below(at)) {
-                    self.named.entry(*run).or_default().push(folder.clone());
-                }
-            }
-        }
-    }
-
-    /// Returns the forgotten run in whose folder a key lies, and its key there. The id of the run tells, for two
-    /// names may stand for one place, or for two folders of it.
-    fn inside(&self, key: &ObjectKey) -> Option<(RunId, ObjectKey)> {
-        let text = key.as_str();
-        let mut parts = text.split('/');
-        let mut end = 0;
-        parts.find_map(|part| {
-            end += part.len() + 1;
-            let run = part.parse().ok()?;
-            let folder = self.forgotten.get(&run)?;
-            let at = match text.get(end..).filter(|rest| !rest.is_empty()) {
-                Some(rest) => folder.join(rest).ok()?,
-                None => folder.clone(),
-            };
-            Some((run, at))
-        })
-    }
-
-    async fn of_results(&mut self, store: &dyn RunStore) -> Result<(), StoreError> {
-        let mut last = None;
-        loop {
-            let query = CacheQuery::Behind { last, limit: PAGE };
-            let page = store.cache(&query).await?;
-            page.iter()
-                .flat_map(|entry| entry.output.artifacts.values())
-                .for_each(|a| self.add(a));
-            match page.last() {
-                Some(entry) => last = Some(entry.key),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    async fn of_runs(&mut self, store: &dyn RunStore, which: RunQuery) -> Result<(), StoreError> {
-        let mut query = which.oldest_first().limit(PAGE);
-        loop {
-            let page = store.runs(&query).await?;
-            for run in &page {
-                let rows = store.snapshot(run.id).await?;
-                let steps = rows.iter().flat_map(|rows| &rows.steps);
-                let outputs = steps.filter_map(|step| step.output.as_ref());
-                outputs
-                    .flat_map(|o| o.artifacts.values())
-                    .for_each(|a| self.add(a));
-            }
-            match page.last() {
-                Some(last) => query = query.behind(last.id),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Looks for versions in all of the storage: the pipeline that published one may be gone.
-    async fn of_versions(&mut self, storage: &dyn Storage) -> Result<(), Error> {
-        let unread = |e: StorageError| Error::storage(error_chain(&e));
-        let mut versions = BTreeSet::new();
-        let mut objects = storage.list(&ObjectKey::root());
-        while let Some(object) = objects.try_next().await.map_err(unread)? {
-            let parts: Vec<_> = object.key.as_str().split('/').collect();
-            if matches!(parts[..], [_, "published", _, "versions", file] if file.ends_with(".json"))
-            {
-                versions.insert(object.key);
-            }
-        }
-        for key in versions {
-            let (_, text) = storage.get(&key, LIMIT).await.map_err(unread)?;
-            let version: Version = serde_json::from_slice(&text).map_err(|e| {
-                Error::storage(format!(
-                    "a published version can't be read, so nobody can tell what it names: mend or delete it, and sweep again key=`{key}` cause=`{e}`"
-                ))
-            })?;
-            self.add(&version.artifact);
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_mark_in_the_folder_of_a_run_is_one() {
-        let run = RunId::from_parts(Timestamp::from_micros(0), 1);
-        let of = |text: &str| marked(&ObjectKey::parse(text).unwrap()).map(|(run, _)| run);
-        assert_eq!(
-            of(&format!("churn/runs/2026-11-03/{run}/forgotten.json")),
-            Some(run)
-        );
-        for other in [
-            format!("churn/runs/2026-11-03/{run}/steps/forgotten.json"),
-            format!("churn/runs/2026-11-03/{run}/manifest.json"),
-            format!("churn/other/2026-11-03/{run}/forgotten.json"),
-            "churn/runs/2026-11-03/none/forgotten.json".to_owned(),
-            format!("runs/2026-11-03/{run}/forgotten.json"),
-            "forgotten.json".to_owned(),
-        ] {
-            assert_eq!(of(&other), None, "{other}");
-        }
     }
 }

@@ -14,9 +14,10 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use windlass::project::Project;
 use windlass::run_store::StoreErrorKind;
-use windlass::wiring::{Variables, open_storages};
+use windlass::wiring::{Variables, open_storages, storage_places};
 use windlass::{
-    Clock, ClockExt, SqliteStore, StoreError, SweepOptions, SweptRun, SystemClock, error_chain,
+    Clock, ClockExt, SqliteStore, Storages, StoreError, SweepOptions, SweptRun, SystemClock,
+    error_chain,
 };
 
 use super::{Failure, load};
@@ -55,8 +56,15 @@ pub(crate) async fn store(
         }
         StoreCommand::Sweep { dry_run, min_age } => {
             let (dry_run, min_age) = (*dry_run, *min_age);
-            let options = SweepOptions { dry_run, min_age };
-            sweep(&load(place)?, variables, &options, say).await
+            let project = load(place)?;
+            // Made if they weren't there, so that links in their paths are followed.
+            let storages = open_storages(&project, variables).await?;
+            let options = SweepOptions {
+                dry_run,
+                min_age,
+                places: storage_places(&project.environment),
+            };
+            sweep(&project, &storages, &options, say).await
         }
     }
 }
@@ -225,12 +233,11 @@ async fn compact(store: &SqliteStore, say: Say) -> Result<ExitCode, Failure> {
 /// Deletes what removed runs left, and says what became of each.
 async fn sweep(
     project: &Project,
-    variables: Variables,
+    storages: &Storages,
     options: &SweepOptions,
     say: Say,
 ) -> Result<ExitCode, Failure> {
     let store = open(&path_of(project)?).await?;
-    let storages = open_storages(project, variables).await?;
     let name = &project.environment.run_storage;
     let storage = storages.get(name).ok_or_else(|| {
         Failure::wrong(format!("the storage `{name}`, where runs lie, isn't there"))

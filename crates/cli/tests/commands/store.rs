@@ -251,6 +251,18 @@ fn what_removed_runs_left_is_swept_but_for_what_a_kept_result_names() {
     let runs = project.root.join(".windlass/runs/work");
     let before = files(&runs);
     assert_eq!(told["dry_run"], true);
+    // The same storage by another name: what is kept still says the old one.
+    let bound = std::fs::read_to_string(&environment).unwrap();
+    let renamed = bound.replace("storage: { runs:", "storage: { lake:");
+    let renamed = renamed.replace("run_storage: runs", "run_storage: lake");
+    std::fs::write(&environment, renamed).unwrap();
+    let by_another_name = project
+        .run(&["store", "sweep", "--min-age", "0s", "--dry-run", "--json"])
+        .expect(0)
+        .json();
+    assert_eq!(by_another_name["storage"], "lake");
+    assert_eq!(by_another_name["runs"], told["runs"]);
+    std::fs::write(&environment, bound).unwrap();
     let swept = project
         .run(&["store", "sweep", "--min-age", "0s", "--json"])
         .expect(0)

@@ -3,7 +3,7 @@
 use windlass_core::run_store::{Change, RunQuery, StoreError};
 use windlass_core::{CacheQuery, Digest, Timestamp};
 
-use super::{Keeper, PAGE};
+use super::{Keeper, PAGE, Pass};
 
 /// What is looked at of a kept result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,18 +28,26 @@ impl Keeper<'_> {
         kept.sort_unstable();
         let unused_since = rules.max_age.map(|age| self.before(age));
         let mut bytes: u64 = kept.iter().map(|k| k.bytes).sum();
-        let mut forgotten = 0;
+        let mut pass = Pass::default();
         for one in kept.iter().take_while(|k| k.used_at < needed_from) {
             let is_old = unused_since.is_some_and(|since| one.used_at <= since);
             if !is_old && rules.max_bytes.is_none_or(|most| bytes <= most) {
                 break;
             }
-            if self.write(Change::DropCache(one.key)).await {
-                forgotten += 1;
+            // Read anew rather than kept from before: there may be many.
+            let entry = self.store.cache(&CacheQuery::Key(one.key)).await?;
+            let outputs: Vec<_> = entry.into_iter().map(|e| e.output).collect();
+            if let Err(error) = self.mark(None, &outputs).await {
+                pass.hold(format_args!("kept result {}", one.key), &error);
+            } else if self.write(Change::DropCache(one.key)).await {
+                pass.gone += 1;
                 bytes -= one.bytes;
             }
+            if pass.is_over {
+                break;
+            }
         }
-        Ok(forgotten)
+        Ok(pass.end("kept results"))
     }
 
     async fn results(&self) -> Result<Vec<Kept>, StoreError> {
