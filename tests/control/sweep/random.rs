@@ -248,7 +248,7 @@ impl World {
         let called = called.unwrap_or_else(|| at.clone());
         let uri = StorageUri::new(name(storage), key(&called), true);
         let mut artifact = Artifact::new(uri, 1, 1, Digest::of(b""));
-        if how % 3 == 0 {
+        if how.is_multiple_of(3) {
             let parts = BTreeMap::from([("0".to_owned(), artifact.clone())]);
             let nowhere = StorageUri::new(name("lake"), key("elsewhere"), true);
             artifact = Artifact::of_parts(nowhere, parts);
