@@ -302,7 +302,15 @@ impl Course {
             Ok((end, used)) => outcome.ended = Some(ended_alone(end, used, wall)),
             Err(e) => outcome.lost_sight(&e),
         }
-        let quick = live.captures.are_silent();
+        let quick = match &self.plan.program {
+            // What is asked here again when it is settled costs nothing then.
+            Program::Bare(bare) if live.captures.are_silent() => {
+                let captured = live.captures.finish(&inner.pump);
+                let held = captured.into_iter().filter_map(|c| c.held);
+                bare.seat.leave(held.collect())
+            }
+            Program::Bare(_) | Program::Walled(_) => false,
+        };
         let settle = move || {
             self.settle(outcome, Some(&mut live), Some(began));
             job.launched.send_replace(Some(Launched::Over));
@@ -310,7 +318,7 @@ impl Course {
         if quick {
             settle();
         } else {
-            // There is something to write.
+            // There is something to write, to move or to remove.
             drop(tokio::task::spawn_blocking(settle));
         }
     }

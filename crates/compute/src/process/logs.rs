@@ -114,9 +114,10 @@ impl CappedFile {
         Ok(())
     }
 
-    /// Joins the two halves.
+    /// Joins the two halves; a second time there is nothing to join.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        let dropped = self.tail_total.saturating_sub(self.tail_cap);
+        let total = std::mem::take(&mut self.tail_total);
+        let dropped = total.saturating_sub(self.tail_cap);
         let Some(head) = &mut self.head else {
             return Ok(());
         };
@@ -130,7 +131,7 @@ impl CappedFile {
             return Ok(());
         };
         if dropped > 0 {
-            let oldest = self.tail_total % self.tail_cap;
+            let oldest = total % self.tail_cap;
             tail.seek(SeekFrom::Start(oldest))?;
             io::copy(&mut tail, head)?;
             tail.seek(SeekFrom::Start(0))?;
@@ -392,6 +393,7 @@ mod tests {
         for part in parts {
             file.write(part).unwrap();
         }
+        file.finish().unwrap();
         file.finish().unwrap();
         let files = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(files, usize::from(!parts.is_empty()));
