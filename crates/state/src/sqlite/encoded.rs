@@ -158,7 +158,7 @@ impl Encoded {
                 let Change::AppendEvent(event) = change else {
                     break;
                 };
-                if event.run != run || event.seq != first.seq + count {
+                if event.run != run || event.seq != first.seq.wrapping_add(count) {
                     break;
                 }
                 self.text.push(if count == 0 { b'[' } else { b',' });
@@ -176,7 +176,7 @@ impl Encoded {
             Ok(Row::Events {
                 run,
                 first: first.seq,
-                last: first.seq + count - 1,
+                last: first.seq.wrapping_add(count - 1),
                 body: self.since(start)?,
             })
         });

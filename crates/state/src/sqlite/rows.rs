@@ -281,7 +281,7 @@ impl<'db> Tables<'db> {
         {
             return Ok(Verdict::EffectFailed(failure));
         }
-        for row in rows {
+        for (at, row) in rows.iter().enumerate() {
             match row {
                 Row::Step(step) => {
                     let no = self.number_of(step.run)?;
@@ -297,7 +297,9 @@ impl<'db> Tables<'db> {
                     last,
                     body,
                 } => self.append(*run, (*first, *last), body.text(text))?,
-                Row::Change(number) => self.write(&transition.changes[*number], rows)?,
+                Row::Change(number) => {
+                    self.write(&transition.changes[*number], &rows[at..])?;
+                }
                 Row::Wrong(why) => {
                     return Err(broken(format!("a row can't be written cause=`{why}`")));
                 }
@@ -339,7 +341,7 @@ impl<'db> Tables<'db> {
         known.map(|k| k.no).ok_or_else(|| missing(id))
     }
 
-    /// Writes a change whose rows were not made before; `rows` are those of its transition.
+    /// Writes a change whose rows were not made before; `rows` are those of its transition from there on.
     fn write(&mut self, change: &Change, rows: &[Row]) -> Result<(), Refused> {
         match change {
             Change::PutVersion(version) => self.put_version(version)?,
@@ -438,7 +440,8 @@ impl<'db> Tables<'db> {
             Row::Events { run: of, last, .. } if *of == run.id => Some(*last),
             _ => None,
         });
-        let is_carried = is_progress && last.is_some_and(|last| last + 1 == run.next_seq);
+        let next = last.and_then(|last: u64| last.checked_add(1));
+        let is_carried = is_progress && next == Some(run.next_seq);
         known.carried = is_carried.then_some((run.next_seq, run.next_token));
         known.is_behind = is_carried;
         if !is_same_request {
@@ -488,7 +491,9 @@ impl<'db> Tables<'db> {
             )));
         }
         known.last_seq = seq;
-        let carried = known.carried.take_if(|(next, _)| *next == seq + 1);
+        let carried = known
+            .carried
+            .take_if(|(next, _)| next.checked_sub(1) == Some(seq));
         if carried.is_none() && known.is_behind {
             known.is_behind = false;
             // What its events before said is said by the last ones only.
