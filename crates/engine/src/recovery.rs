@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use windlass_core::run_store::{AttemptEnd, AttemptRecord, RunSnapshot, StepRecord};
 use windlass_core::{
-    AttemptNo, Join, Json, Pipeline, RunState as RunPhase, Slot, StepState, Timestamp,
+    AttemptNo, Join, Json, Pipeline, RunState as RunPhase, SkipReason, Slot, StepState, Timestamp,
 };
 
 use crate::rerun::Reuse;
@@ -48,6 +48,7 @@ impl RunState {
             }
         }
         state.restore_edges();
+        state.recall_blame();
         state.restore_fail_fast();
         let succeeded = |a: &&AttemptRecord| a.end == Some(AttemptEnd::Succeeded);
         for attempt in snapshot.attempts.iter().filter(succeeded) {
@@ -164,13 +165,12 @@ impl RunState {
         }
     }
 
-    /// Counts the edges that are decided, and finds whom each skipped step blames.
+    /// Counts the edges that are decided.
     fn restore_edges(&mut self) {
         let graph = Arc::clone(&self.graph);
         for step in graph.topological_order() {
             let mut undecided = 0;
             let mut held = false;
-            let mut blame = crate::state::NOBODY;
             for edge in graph.predecessors(step) {
                 let before = &self.nodes[edge.step as usize];
                 if !before.state.is_final() {
@@ -179,25 +179,35 @@ impl RunState {
                 }
                 let holds = Self::condition_of(before.state).is_some_and(|c| edge.on.contains(c));
                 held |= holds;
-                if !holds {
-                    blame = if before.state == StepState::Failed {
-                        edge.step
-                    } else {
-                        before.blame
-                    };
-                }
             }
             let node = &mut self.nodes[step as usize];
             node.pending = undecided;
-            if node.state == StepState::Skipped {
-                node.blame = blame;
-            }
             if node.state == StepState::Pending
                 && graph.is_finally(step)
                 && held
                 && graph.join(step) == Join::Any
             {
                 node.stage = Stage::Gate;
+            }
+        }
+    }
+
+    /// Blames whom the rows blame: which of several failures came first is nowhere else.
+    fn recall_blame(&mut self) {
+        let mut blocked = Vec::new();
+        for (slot, extra) in &self.extras {
+            if let Some(SkipReason::Blocked { by }) = &extra.skip {
+                blocked.push((slot.step, by.clone()));
+            }
+        }
+        if blocked.is_empty() {
+            return;
+        }
+        let steps = self.pipeline.spec().all_steps().zip(0_u32..);
+        let indexes: HashMap<_, _> = steps.map(|(s, i)| (&s.name, i)).collect();
+        for (step, by) in blocked {
+            if let (Some(node), Some(by)) = (self.nodes.get_mut(step as usize), indexes.get(&by)) {
+                node.blame = *by;
             }
         }
     }

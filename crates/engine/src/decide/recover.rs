@@ -1,8 +1,6 @@
 //! After a restart: sets every timer and queue entry anew, once the rows are loaded.
 
-use std::collections::HashMap;
-
-use windlass_core::{Action, FencingToken, SkipReason, Slot, StepState, TimeoutKind, Timestamp};
+use windlass_core::{Action, FencingToken, Slot, StepState, TimeoutKind, Timestamp};
 
 use super::{Command, Decision};
 use crate::state::{RunState, Stage, Stopping};
@@ -14,7 +12,6 @@ impl RunState {
         at: Timestamp,
         out: &mut Decision,
     ) {
-        self.recall_blame();
         if self.stopping == Stopping::No && self.was_cut_short() {
             // A cancel and a failure that stops all are in the rows; this is what is left.
             self.stopping = Stopping::Deadline;
@@ -34,26 +31,6 @@ impl RunState {
         for step in self.maps.keys().copied().collect::<Vec<_>>() {
             self.start_items(step, at, out);
             self.close_map(step, at, out);
-        }
-    }
-
-    /// Blames whom the rows blame: which of several failures came first is nowhere else.
-    fn recall_blame(&mut self) {
-        let mut blocked = Vec::new();
-        for (slot, extra) in &self.extras {
-            if let Some(SkipReason::Blocked { by }) = &extra.skip {
-                blocked.push((slot.step, by.clone()));
-            }
-        }
-        if blocked.is_empty() {
-            return;
-        }
-        let steps = self.pipeline.spec().all_steps().zip(0_u32..);
-        let indexes: HashMap<_, _> = steps.map(|(s, i)| (&s.name, i)).collect();
-        for (step, by) in blocked {
-            if let (Some(node), Some(by)) = (self.nodes.get_mut(step as usize), indexes.get(&by)) {
-                node.blame = *by;
-            }
         }
     }
 

@@ -172,6 +172,24 @@ fn join_any_names_the_failure_whichever_edge_was_decided_last() {
 }
 
 #[test]
+fn a_step_that_its_own_condition_skipped_passes_no_blame_on_after_a_restart_either() {
+    for restarts in [false, true] {
+        let mut w = World::of(
+            "a; b after a; h after a:failed; c after a:failed b any when; d after h:failed c any",
+        )
+        .answer("c", false)
+        .started();
+        w.fail("a").expect("b skipped, c skipped, h running");
+        assert_eq!(w.skip_reason("c"), "its condition was false");
+        if restarts {
+            w.restart(|_| super::reboot::Fate::StillRuns);
+        }
+        w.succeed("h").expect("d skipped");
+        assert_eq!(w.skip_reason("d"), "its condition was false", "{restarts}");
+    }
+}
+
+#[test]
 fn a_step_ends_skipped_through_a_long_chain_without_deep_recursion() {
     let links: String = (1..20_000)
         .map(|i| format!("; s{i} after s{}", i - 1))
