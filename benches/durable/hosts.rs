@@ -81,6 +81,9 @@ async fn hand_over(ttl: Duration, drains: bool) -> Duration {
     for number in 0..30 {
         start(&first, "held", number).await;
     }
+    while launches.load(Ordering::Acquire) < 30 {
+        tokio::task::yield_now().await;
+    }
     let reader = rows.host("reader");
     let of_first = reader.runs(&RunQuery::unfinished()).await.unwrap().len();
     let before = launches.load(Ordering::Acquire);
