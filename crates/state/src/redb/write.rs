@@ -75,7 +75,12 @@ impl Backend for Writer<'_> {
             let mut tables = Tables::new(&tx).map_err(|e| failed(e.into()))?;
             let mut verdicts = Vec::with_capacity(group.len());
             for (number, commit) in group.iter().enumerate() {
-                let each = commit.batch.iter().map(|t| tables.apply(t));
+                let Commit {
+                    batch,
+                    prepared: (),
+                    ..
+                } = commit;
+                let each = batch.iter().map(|t| tables.apply(t));
                 let each = each.collect::<Result<Vec<_>, _>>();
                 // The transaction is dropped, and with it what it wrote.
                 verdicts.push(each.map_err(|e| match e {
