@@ -20,8 +20,9 @@ use super::Inner;
 use super::launch::{Live, NotStarted, Plan, Program, is_quick, start};
 use super::record::EndRecord;
 use super::settle;
-use super::supervise::{Outcome, Supervisor, ended_alone, wait};
+use super::supervise::{Outcome, Supervisor, wait};
 use super::sys;
+use super::wire::Ended;
 
 /// How the start of a job went.
 #[derive(Debug, Clone)]
@@ -299,7 +300,7 @@ impl Course {
         let wall = inner.clock.now().since(began);
         let mut outcome = Outcome::default();
         match ended {
-            Ok((end, used)) => outcome.ended = Some(ended_alone(end, used, wall)),
+            Ok((end, used)) => outcome.ended = Some(Ended::new(end, used, wall, 0)),
             Err(e) => outcome.lost_sight(&e),
         }
         let quick = match &self.plan.program {

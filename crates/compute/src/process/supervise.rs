@@ -194,7 +194,7 @@ impl<'a> Supervisor<'a> {
         }
         let (end, used) = self.live.process.end()?;
         let wall = self.inner.clock.now().since(began);
-        self.outcome.ended = Some(ended_alone(end, used, wall));
+        self.outcome.ended = Some(Ended::new(end, used, wall, 0));
         Ok(())
     }
 
@@ -281,23 +281,6 @@ impl<'a> Supervisor<'a> {
             Some(control) => drop(control.try_write(&[byte])),
             None => self.live.process.signal_group(signal),
         }
-    }
-}
-
-/// Returns how a child of this host ended.
-pub(super) fn ended_alone(end: ExitKind, used: sys::Rusage, wall: Duration) -> Ended {
-    let (code, signal) = match end {
-        ExitKind::Code(code) => (Some(code), None),
-        ExitKind::Signal(signal) => (None, Some(signal)),
-    };
-    Ended {
-        code,
-        signal,
-        wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-        user_micros: used.user_micros,
-        system_micros: used.system_micros,
-        max_rss_bytes: used.max_rss_bytes,
-        left_behind: 0,
     }
 }
 

@@ -5,9 +5,12 @@
 //! of the stream means that the other side is gone: for the helper that is an order to kill.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::sys::{ExitKind, Rusage};
 
 /// First argument of the helper: it refuses a host that was built from other sources.
 pub(super) const VERSION: &str = "1";
@@ -120,6 +123,25 @@ pub(super) struct Ended {
     pub(super) max_rss_bytes: u64,
     /// Processes that were still there when the first one ended.
     pub(super) left_behind: u32,
+}
+
+impl Ended {
+    /// Returns how a process ended, and what was there besides.
+    pub(super) fn new(end: ExitKind, used: Rusage, wall: Duration, left_behind: u32) -> Self {
+        let (code, signal) = match end {
+            ExitKind::Code(code) => (Some(code), None),
+            ExitKind::Signal(signal) => (None, Some(signal)),
+        };
+        Self {
+            code,
+            signal,
+            wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+            user_micros: used.user_micros,
+            system_micros: used.system_micros,
+            max_rss_bytes: used.max_rss_bytes,
+            left_behind,
+        }
+    }
 }
 
 /// Packs a message into a frame.

@@ -180,7 +180,7 @@ impl<'db> Tables<'db> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?,
             create_state: sql(
-                "INSERT INTO run_state (run, state, cancel_requested, started_at, ended_at, next_token, next_seq, reason) \
+                "INSERT INTO run_state (run, cancel_requested, started_at, ended_at, next_token, next_seq, reason, state) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?,
             put_run: sql(
@@ -405,16 +405,9 @@ impl<'db> Tables<'db> {
         bind_request(&mut self.create_run, run, &mut self.text)?;
         self.create_run.raw_execute()?;
         let no = self.db.last_insert_rowid();
-        self.create_state.execute((
-            no,
-            run.state.code(),
-            run.cancels,
-            run.started_at.map(|t| t.as_micros()),
-            run.ended_at.map(|t| t.as_micros()),
-            bits(run.next_token.get()),
-            bits(run.next_seq),
-            run.reason.as_deref(),
-        ))?;
+        bind_progress(&mut self.create_state, no, run)?;
+        self.create_state.raw_bind_parameter(8, run.state.code())?;
+        self.create_state.raw_execute()?;
         let known = Known {
             no,
             last_seq: 0,
@@ -514,22 +507,24 @@ fn write_state(
     was: RunState,
     run: &RunRecord,
 ) -> Result<(), rusqlite::Error> {
-    let row = (
-        no,
-        run.cancels,
-        run.started_at.map(|t| t.as_micros()),
-        run.ended_at.map(|t| t.as_micros()),
-        bits(run.next_token.get()),
-        bits(run.next_seq),
-        run.reason.as_deref(),
-    );
     if run.state == was {
-        put_progress.execute(row)?;
-    } else {
-        let (a, b, c, d, e, f, g) = row;
-        put_state.execute((a, b, c, d, e, f, g, run.state.code()))?;
+        bind_progress(put_progress, no, run)?;
+        return put_progress.raw_execute().map(drop);
     }
-    Ok(())
+    bind_progress(put_state, no, run)?;
+    put_state.raw_bind_parameter(8, run.state.code())?;
+    put_state.raw_execute().map(drop)
+}
+
+/// Binds all of `run_state` but the state, in the order of its statements.
+fn bind_progress(row: &mut Statement<'_>, no: i64, run: &RunRecord) -> Result<(), rusqlite::Error> {
+    row.raw_bind_parameter(1, no)?;
+    row.raw_bind_parameter(2, run.cancels)?;
+    row.raw_bind_parameter(3, run.started_at.map(|t| t.as_micros()))?;
+    row.raw_bind_parameter(4, run.ended_at.map(|t| t.as_micros()))?;
+    row.raw_bind_parameter(5, bits(run.next_token.get()))?;
+    row.raw_bind_parameter(6, bits(run.next_seq))?;
+    row.raw_bind_parameter(7, run.reason.as_deref())
 }
 
 fn missing(run: RunId) -> Refused {

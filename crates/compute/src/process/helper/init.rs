@@ -117,19 +117,7 @@ pub(super) fn supervise(
         return Err(why);
     }
     let used = sys::children_usage();
-    let (code, signal) = match end {
-        ExitKind::Code(code) => (Some(code), None),
-        ExitKind::Signal(signal) => (None, Some(signal)),
-    };
-    let report = Report::Ended(Ended {
-        code,
-        signal,
-        wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
-        user_micros: used.user_micros,
-        system_micros: used.system_micros,
-        max_rss_bytes: used.max_rss_bytes,
-        left_behind,
-    });
+    let report = Report::Ended(Ended::new(end, used, wall, left_behind));
     // A host that is gone reads nothing.
     drop(wire::send(control, &report));
     Ok(())
