@@ -20,7 +20,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{bar, quick, row};
+use common::{bar, quick, row, wanted};
 use rusqlite::Connection;
 use rustix::time::{ClockId, clock_gettime};
 use windlass::{
@@ -403,8 +403,6 @@ fn main() {
         return stamp(Path::new(&words.next().unwrap()));
     }
     windlass::init_if_child();
-    let only: Option<String> = std::env::args().skip_while(|a| a != "--only").nth(1);
-    let wanted = |what: &str| only.as_ref().is_none_or(|only| only == what);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -25,7 +25,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{bar, quick, row};
+use common::{bar, quick, row, wanted};
 use counting::Counting;
 use futures::future::join_all;
 use rusqlite::Connection;
@@ -207,24 +207,14 @@ async fn gaps(engine: &Engine, one_sync: Duration) {
     );
 }
 
-async fn sqlite(folder: &Path, scale: usize) {
-    let store = SqliteStore::open(folder.join("runs.db")).await.unwrap();
-    let counting = Arc::new(Counting::new(Arc::new(store)));
-    let shared: Arc<dyn RunStore> = Arc::<Counting>::clone(&counting);
-    let engine = Engine::builder_shared(shared).build().await.unwrap();
-    engine.deploy(noop("chain", 200, true)).await.unwrap();
-    engine
-        .deploy(noop("wide", 10_000 / scale, false))
-        .await
-        .unwrap();
-    engine.deploy(noop("ten", 10, true)).await.unwrap();
-
+/// Measures one chain in turns with one writer of the bare store, and returns what a commit of that takes.
+async fn chain(engine: &Engine, counting: &Counting, folder: &Path, scale: usize) -> Duration {
     // In turns with the bare store, which has its moods too; the middle one of each counts.
     let (mut bare_rates, mut chains, mut syncs) = (Vec::new(), Vec::new(), 0);
     for turn in 0..TURNS {
         bare_rates.push(bare(&folder.join("bare1.db"), 1, 1_000 / scale).await);
         counting.syncs();
-        chains.push(one_run(&engine, "chain", turn).await);
+        chains.push(one_run(engine, "chain", turn).await);
         syncs = counting.syncs();
     }
     let (one, took) = (middle(bare_rates, f64::total_cmp), middle(chains, Ord::cmp));
@@ -239,11 +229,13 @@ async fn sqlite(folder: &Path, scale: usize) {
         1.02,
         false,
     );
+    Duration::from_secs_f64(1.0 / one)
+}
 
+async fn fan(engine: &Engine, counting: &Counting, steps: usize, scale: usize) {
     counting.syncs();
-    let took = runs(&engine, "wide", 0..1).await;
+    let took = runs(engine, "wide", 0..1).await;
     let syncs = counting.syncs();
-    let steps = 10_000 / scale;
     row("one fan-out", steps, took, &format!("{syncs} syncs"));
     let seconds = took.as_secs_f64() * scale as f64;
     bar("durable-fan-out-10k-seconds", seconds, "s", 0.25, false);
@@ -255,13 +247,15 @@ async fn sqlite(folder: &Path, scale: usize) {
         10.0,
         false,
     );
+}
 
+async fn crowd(engine: &Engine, folder: &Path, scale: usize) {
     let count = 1_000 / scale;
     let (mut bare_rates, mut crowds, mut spent) = (Vec::new(), Vec::new(), Duration::ZERO);
     for turn in 0..TURNS {
         bare_rates.push(bare(&folder.join("bare256.db"), 256, 100_000 / scale).await);
         let before = cpu();
-        crowds.push(runs(&engine, "ten", turn * count..(turn + 1) * count).await);
+        crowds.push(runs(engine, "ten", turn * count..(turn + 1) * count).await);
         spent += cpu() - before;
     }
     let (many, took) = (middle(bare_rates, f64::total_cmp), middle(crowds, Ord::cmp));
@@ -276,8 +270,30 @@ async fn sqlite(folder: &Path, scale: usize) {
     let ratio = (count * 10) as f64 / took.as_secs_f64() / many;
     bar("durable-1000x10-vs-records", ratio, "ratio", 0.2, true);
     bar("durable-cpu-a-step", spent, "us", 25.0, false);
+}
 
-    gaps(&engine, Duration::from_secs_f64(1.0 / one)).await;
+async fn sqlite(folder: &Path, scale: usize) {
+    let store = SqliteStore::open(folder.join("runs.db")).await.unwrap();
+    let counting = Arc::new(Counting::new(Arc::new(store)));
+    let shared: Arc<dyn RunStore> = Arc::<Counting>::clone(&counting);
+    let engine = Engine::builder_shared(shared).build().await.unwrap();
+    engine.deploy(noop("chain", 200, true)).await.unwrap();
+    engine
+        .deploy(noop("wide", 10_000 / scale, false))
+        .await
+        .unwrap();
+    engine.deploy(noop("ten", 10, true)).await.unwrap();
+
+    if wanted("chain") {
+        let one = chain(&engine, &counting, folder, scale).await;
+        gaps(&engine, one).await;
+    }
+    if wanted("fan") {
+        fan(&engine, &counting, 10_000 / scale, scale).await;
+    }
+    if wanted("crowd") {
+        crowd(&engine, folder, scale).await;
+    }
     engine.drain(Duration::from_secs(5)).await.unwrap();
 }
 
@@ -287,8 +303,16 @@ async fn main() {
     let scale = if quick() { 10 } else { 1 };
     let _load = Load::wanted();
     sqlite(folder.path(), scale).await;
-    restart::measure(folder.path(), 1_000 / scale).await;
-    hosts::postgres(1_000 / scale).await;
-    hosts::failover(quick()).await;
-    large::measure(folder.path(), 1_000_000 / (scale * scale)).await;
+    if wanted("restart") {
+        restart::measure(folder.path(), 1_000 / scale).await;
+    }
+    if wanted("postgres") {
+        hosts::postgres(1_000 / scale).await;
+    }
+    if wanted("hosts") {
+        hosts::failover(quick()).await;
+    }
+    if wanted("large") {
+        large::measure(folder.path(), 1_000_000 / (scale * scale)).await;
+    }
 }

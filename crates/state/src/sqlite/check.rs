@@ -17,14 +17,14 @@ const RULES: &[&str] = &[
      (SELECT p.run, next_seq, (SELECT coalesce(max(last), 0) FROM event WHERE event.run = p.run) AS found \
       FROM run_progress AS p) JOIN run ON run = no WHERE next_seq <> found + 1",
     "SELECT 'attempt ' || attempt || ' of step ' || step || ' item ' || item || ' of run ' || lower(hex(id)) || ' has no step' \
-     FROM attempt AS a JOIN run ON run = no \
+     FROM attempt_list AS a JOIN run ON run = no \
      WHERE NOT EXISTS (SELECT 1 FROM step AS s WHERE s.run = a.run AND s.step = a.step AND s.item = a.item)",
     "SELECT 'attempt ' || attempt || ' of step ' || step || ' item ' || item || ' of run ' || lower(hex(id)) || ' has a token of the future' \
-     FROM attempt JOIN run ON run = no JOIN run_progress USING (run) WHERE token >= next_token",
-    "SELECT 'two attempts of run ' || lower(hex(id)) || ' have token ' || token FROM attempt JOIN run ON run = no \
+     FROM attempt_list JOIN run ON run = no JOIN run_progress USING (run) WHERE token >= next_token",
+    "SELECT 'two attempts of run ' || lower(hex(id)) || ' have token ' || token FROM attempt_list JOIN run ON run = no \
      GROUP BY run, token HAVING count(*) > 1",
     "SELECT 'run ' || lower(hex(id)) || ' has ended, and its step ' || step || ' item ' || item || ' has an attempt that has not' \
-     FROM attempt JOIN run ON run = no JOIN run_state USING (run) WHERE state >= 3 AND ending IS NULL",
+     FROM attempt_list JOIN run ON run = no JOIN run_state USING (run) WHERE state >= 3 AND ending IS NULL",
 ];
 
 /// Returns what is wrong, each as a sentence; nothing if all is well.

@@ -18,13 +18,18 @@ pub(super) struct Encoded {
     rows: Vec<Row>,
     /// Where those of each transition end.
     ends: Vec<usize>,
+    columns: Vec<Value>,
     text: Vec<u8>,
 }
 
 /// What a change becomes.
 #[derive(Debug)]
 pub(super) enum Row {
+    /// A step without its attempt: what the row says of that stays.
     Step(Wide),
+    /// A step with its attempt; whether that has ended, so the row is there.
+    StepOfAttempt(Wide, bool),
+    /// An attempt without its step, whose row may hold it.
     Attempt(Wide),
     /// Events of one run that follow each other, as one row.
     Events {
@@ -39,15 +44,18 @@ pub(super) enum Row {
     Wrong(String),
 }
 
-/// A row of a table with many columns: all but the first, which is the number of the run.
-#[derive(Debug)]
+/// A row of a table with many columns.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Wide {
     pub(super) run: RunId,
-    columns: [Value; COLUMNS],
+    /// Where its values lie in those of the batch: all but the first, which is the number of the run.
+    columns: (usize, usize),
 }
 
-/// Columns of a step and of an attempt, without the number of the run.
-const COLUMNS: usize = 16;
+/// Columns of a step, without the number of the run.
+const STEP: usize = 16;
+/// Columns that say how an attempt is, without its place.
+const TRY: usize = 14;
 
 /// The value of a column.
 #[derive(Debug, Clone, Copy)]
@@ -77,30 +85,100 @@ impl Encoded {
         &self.rows[start..end(number)]
     }
 
-    /// Returns the text that values lie in.
-    pub(super) fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    fn add(&mut self, changes: &[Change]) {
-        let mut number = 0;
-        while let Some(change) = changes.get(number) {
-            let (row, taken) = match change {
-                Change::PutStep(step) => (self.step(step).map(Row::Step), 1),
-                Change::PutAttempt(attempt) => (self.attempt(attempt).map(Row::Attempt), 1),
-                Change::AppendEvent(event) => self.events(event, &changes[number..]),
-                _ => (Ok(Row::Change(number)), 1),
-            };
-            self.rows.push(row.unwrap_or_else(Row::Wrong));
-            number += taken;
+    /// Returns what rows lie in.
+    pub(super) fn data(&self) -> Data<'_> {
+        Data {
+            columns: &self.columns,
+            text: &self.text,
         }
     }
 
+    fn add(&mut self, changes: &[Change]) {
+        let mut attempts = Attempts::of(changes);
+        let mut number = 0;
+        while let Some(change) = changes.get(number) {
+            let taken = match change {
+                Change::PutStep(step) => {
+                    self.step_and_attempts(step, attempts.of_step(step));
+                    1
+                }
+                Change::PutAttempt(_) => 1,
+                Change::AppendEvent(event) => {
+                    let (row, taken) = self.events(event, &changes[number..]);
+                    self.push(row);
+                    taken
+                }
+                _ => {
+                    self.rows.push(Row::Change(number));
+                    1
+                }
+            };
+            number += taken;
+        }
+        for attempt in attempts.without_step() {
+            let row = self.attempt(attempt);
+            self.push(row.map(Row::Attempt));
+        }
+    }
+
+    fn push(&mut self, row: Result<Row, String>) {
+        self.rows.push(row.unwrap_or_else(Row::Wrong));
+    }
+
+    /// Writes a step and what was put of its attempts, the latest in the row of the step.
+    fn step_and_attempts(&mut self, step: &StepRecord, attempts: &[Of<'_>]) {
+        let Some(((latest, _), before)) = attempts.split_last() else {
+            let row = self.step(step);
+            return self.push(row.map(Row::Step));
+        };
+        for (attempt, _) in before {
+            let row = self.attempt(attempt);
+            self.push(row.map(Row::Attempt));
+        }
+        let row = self.step_of_attempt(step, latest);
+        self.push(row.map(|row| Row::StepOfAttempt(row, latest.end.is_some())));
+    }
+
     fn step(&mut self, step: &StepRecord) -> Result<Wide, String> {
+        let columns = self.columns_of_step(step)?;
+        Ok(self.wide(step.run, &[&columns]))
+    }
+
+    fn step_of_attempt(
+        &mut self,
+        step: &StepRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<Wide, String> {
+        let columns = [
+            &self.columns_of_step(step)?[..],
+            &self.columns_of_try(attempt)?,
+        ];
+        Ok(self.wide(step.run, &columns))
+    }
+
+    fn attempt(&mut self, attempt: &AttemptRecord) -> Result<Wide, String> {
+        let place = [
+            number(attempt.slot.step),
+            Value::Number(item_of(attempt.slot)),
+        ];
+        let columns = [&place[..], &self.columns_of_try(attempt)?];
+        Ok(self.wide(attempt.run, &columns))
+    }
+
+    fn wide(&mut self, run: RunId, columns: &[&[Value]]) -> Wide {
+        let start = self.columns.len();
+        columns
+            .iter()
+            .for_each(|some| self.columns.extend_from_slice(some));
+        let columns = (start, self.columns.len());
+        Wide { run, columns }
+    }
+
+    fn columns_of_step(&mut self, step: &StepRecord) -> Result<[Value; STEP], String> {
         let output = step.output.as_ref();
         let items = step.items.as_ref().map(|items| &items.bytes()[..]);
         let value = output.map(|o| &o.value).filter(|v| !v.is_none());
-        let columns = [
+        Ok([
             number(step.slot.step),
             Value::Number(item_of(step.slot)),
             number(step.state.code()),
@@ -117,36 +195,30 @@ impl Encoded {
             self.bytes(value.map(|v| &v.bytes()[..]))?,
             self.json(output.map(|o| &o.artifacts))?,
             self.json(step.cache.as_ref())?,
-        ];
-        let run = step.run;
-        Ok(Wide { run, columns })
+        ])
     }
 
-    fn attempt(&mut self, attempt: &AttemptRecord) -> Result<Wide, String> {
+    fn columns_of_try(&mut self, attempt: &AttemptRecord) -> Result<[Value; TRY], String> {
         let target = attempt.target.as_ref().map(AsRef::<str>::as_ref);
         let pool = attempt.pool.as_ref().map(AsRef::<str>::as_ref);
         let resources = Some(&attempt.resources).filter(|r| !r.is_empty());
         let degraded = Some(&attempt.degraded).filter(|d| !d.is_empty());
-        let columns = [
-            number(attempt.slot.step),
-            Value::Number(item_of(attempt.slot)),
+        Ok([
             number(attempt.attempt.get()),
             Value::Number(attempt.token.get().cast_signed()),
             self.bytes(Some(attempt.host.as_bytes()))?,
+            Value::Number(attempt.launched_at.as_micros()),
             self.bytes(target.map(str::as_bytes))?,
             self.bytes(pool.map(str::as_bytes))?,
-            Value::Number(attempt.launched_at.as_micros()),
+            self.json(resources)?,
             maybe(attempt.started_at.map(|t| t.as_micros())),
             maybe(attempt.ended_at.map(|t| t.as_micros())),
             self.json(attempt.end.as_ref())?,
             self.json(attempt.handle.as_ref())?,
-            self.json(resources)?,
             self.json(attempt.usage.as_ref())?,
             self.json(attempt.logs.as_ref())?,
             self.json(degraded)?,
-        ];
-        let run = attempt.run;
-        Ok(Wide { run, columns })
+        ])
     }
 
     /// Takes the events that follow the first one without a gap, and returns how many.
@@ -209,6 +281,43 @@ impl Encoded {
     }
 }
 
+/// An attempt, and whether it was written with its step.
+type Of<'a> = (&'a AttemptRecord, bool);
+
+/// The attempts that a transition puts, by place and number.
+struct Attempts<'a>(Vec<Of<'a>>);
+
+impl<'a> Attempts<'a> {
+    fn of(changes: &'a [Change]) -> Self {
+        let put = changes.iter().filter_map(|change| match change {
+            Change::PutAttempt(attempt) => Some((&**attempt, false)),
+            _ => None,
+        });
+        let mut attempts: Vec<Of<'_>> = put.collect();
+        // Those of one number stay in the order in which they were put.
+        attempts.sort_by_key(|(a, _)| (a.run, a.slot, a.attempt));
+        Self(attempts)
+    }
+
+    /// Returns those of a step, which are written with it.
+    fn of_step(&mut self, step: &StepRecord) -> &[Of<'a>] {
+        let place = (step.run, step.slot);
+        let start = self.0.partition_point(|(a, _)| (a.run, a.slot) < place);
+        let behind = &mut self.0[start..];
+        let count = behind.partition_point(|(a, _)| (a.run, a.slot) <= place);
+        let found = &mut behind[..count];
+        found
+            .iter_mut()
+            .for_each(|(_, is_written)| *is_written = true);
+        found
+    }
+
+    fn without_step(self) -> impl Iterator<Item = &'a AttemptRecord> {
+        let left = self.0.into_iter().filter(|(_, is_written)| !is_written);
+        left.map(|(attempt, _)| attempt)
+    }
+}
+
 fn number(n: impl Into<i64>) -> Value {
     Value::Number(n.into())
 }
@@ -232,12 +341,32 @@ impl ToSql for Text<'_> {
     }
 }
 
-impl Value {
+/// What rows of a batch lie in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Data<'a> {
+    columns: &'a [Value],
+    text: &'a [u8],
+}
+
+impl<'a> Data<'a> {
     /// Returns the bytes of a text.
-    pub(super) fn text(self, text: &[u8]) -> Text<'_> {
-        match self {
-            Self::Text(at, len) => Text(&text[at as usize..][..len as usize]),
+    pub(super) fn text(self, value: Value) -> Text<'a> {
+        match value {
+            Value::Text(at, len) => Text(&self.text[at as usize..][..len as usize]),
             _ => Text(&[]),
+        }
+    }
+
+    /// Returns the values of a row behind the number of its run.
+    fn columns(self, row: &Wide) -> &'a [Value] {
+        &self.columns[row.columns.0..row.columns.1]
+    }
+
+    /// Returns the step and the item that a row is of.
+    pub(super) fn place(self, row: &Wide) -> Option<(i64, i64)> {
+        match self.columns(row) {
+            [Value::Number(step), Value::Number(item), ..] => Some((*step, *item)),
+            _ => None,
         }
     }
 }
@@ -258,18 +387,18 @@ impl<'db> Sparse<'db> {
         }
     }
 
-    /// Writes a row of that run.
-    pub(super) fn execute(&mut self, run: i64, row: &Wide, text: &[u8]) -> Sql<()> {
+    /// Writes a row of that run, and returns whether it did.
+    pub(super) fn execute(&mut self, run: i64, row: &Wide, data: Data<'_>) -> Sql<bool> {
         self.statement.raw_bind_parameter(1, run)?;
-        for (column, value) in (2..).zip(row.columns) {
+        for (column, value) in (2..).zip(data.columns(row)) {
             let bit = 1 << column;
             match value {
                 Value::Null if self.bound & bit == 0 => continue,
                 Value::Null => self.statement.raw_bind_parameter(column, Null)?,
-                Value::Number(n) => self.statement.raw_bind_parameter(column, n)?,
+                Value::Number(n) => self.statement.raw_bind_parameter(column, *n)?,
                 Value::Text(..) => {
                     self.statement
-                        .raw_bind_parameter(column, value.text(text))?;
+                        .raw_bind_parameter(column, data.text(*value))?;
                 }
             }
             if matches!(value, Value::Null) {
@@ -278,6 +407,6 @@ impl<'db> Sparse<'db> {
                 self.bound |= bit;
             }
         }
-        self.statement.raw_execute().map(drop)
+        Ok(self.statement.raw_execute()? > 0)
     }
 }

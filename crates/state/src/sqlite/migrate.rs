@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_events.sql"),
     include_str!("../migrations/0005_cache.sql"),
     include_str!("../migrations/0006_progress.sql"),
+    include_str!("../migrations/0007_steps.sql"),
 ];
 
 /// Marks a file as ours (`PRAGMA application_id`): "WNDL".

@@ -225,7 +225,7 @@ pub(super) const STEPS: &str = "SELECT step, item, state, attempt, burned, lost,
     failure, skip, items, value, artifacts, cache FROM step WHERE run = ?1 ORDER BY step, item";
 /// The attempts of a run by its number, as [`attempt_row`] reads them.
 pub(super) const ATTEMPTS: &str = "SELECT step, item, attempt, token, host, target, pool, launched_at, started_at, ended_at, \
-    ending, handle, resources, usage, logs, degraded FROM attempt WHERE run = ?1 ORDER BY step, item, attempt";
+    ending, handle, resources, usage, logs, degraded FROM attempt_list WHERE run = ?1 ORDER BY step, item, attempt";
 
 type RunRows = (RunRecord, Vec<StepRecord>, Vec<AttemptRecord>);
 

@@ -14,7 +14,7 @@ use windlass_core::run_store::{
 use windlass_core::{CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord};
 
 use super::effect::Effects;
-use super::encoded::{Row, Sparse, Text, item_of};
+use super::encoded::{Data, Row, Sparse, Text, Wide, item_of};
 use super::read;
 use crate::records::same_request;
 
@@ -147,6 +147,9 @@ pub(super) struct Tables<'db> {
     put_state: Statement<'db>,
     put_progress: Statement<'db>,
     put_step: Sparse<'db>,
+    put_step_of_attempt: Sparse<'db>,
+    move_step: Sparse<'db>,
+    put_latest: Sparse<'db>,
     put_attempt: Sparse<'db>,
     append: Statement<'db>,
     add_outbox: Statement<'db>,
@@ -164,6 +167,7 @@ impl<'db> Tables<'db> {
     pub(super) fn new(db: &'db Connection, effects: Effects) -> Result<Self, rusqlite::Error> {
         // They stay, so they take nothing of what the connection has for short-lived memory.
         let sql = |text: &str| db.prepare_with_flags(text, PrepFlags::SQLITE_PREPARE_PERSISTENT);
+        let of_step = TRY.map(|(of_step, _)| of_step);
         Ok(Self {
             db,
             effects,
@@ -197,16 +201,24 @@ impl<'db> Tables<'db> {
                 "UPDATE run_state SET cancel_requested = ?2, started_at = ?3, ended_at = ?4, next_token = ?5, \
                  next_seq = ?6, reason = ?7 WHERE run = ?1",
             )?,
-            put_step: Sparse::new(sql(
-                "INSERT OR REPLACE INTO step (run, step, item, state, attempt, burned, lost, out_of_memory, \
-                 ready_at, wake_at, ended_at, failure, skip, items, value, artifacts, cache) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-            )?),
-            put_attempt: Sparse::new(sql(
-                "INSERT OR REPLACE INTO attempt (run, step, item, attempt, token, host, target, pool, \
-                 launched_at, started_at, ended_at, ending, handle, resources, usage, logs, degraded) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-            )?),
+            put_step: Sparse::new(sql(&put_step(&[], ""))?),
+            put_step_of_attempt: Sparse::new(sql(&put_step(
+                &of_step,
+                "WHERE launched IS NULL OR launched = excluded.launched",
+            ))?),
+            move_step: Sparse::new(sql(&format!(
+                "UPDATE step SET {} WHERE run = ?1 AND step = ?2 AND item = ?3 AND (launched IS NULL OR launched = ?18)",
+                set(4, &[&STEP[2..], &of_step].concat())
+            ))?),
+            put_latest: Sparse::new(sql(&format!(
+                "UPDATE step SET {} WHERE run = ?1 AND step = ?2 AND item = ?3 AND launched = ?4",
+                set(5, &of_step[1..])
+            ))?),
+            put_attempt: Sparse::new(sql(&format!(
+                "INSERT OR REPLACE INTO attempt (run, step, item, {}) VALUES (?1, {})",
+                TRY.map(|(_, column)| column).join(", "),
+                values(2, 2 + TRY.len())
+            ))?),
             append: sql("INSERT INTO event (run, last, body, next_token) VALUES (?1, ?2, ?3, ?4)")?,
             add_outbox: sql(
                 "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
@@ -258,7 +270,7 @@ impl<'db> Tables<'db> {
         &mut self,
         transition: &Transition,
         rows: &[Row],
-        text: &[u8],
+        data: Data<'_>,
     ) -> Result<Verdict, Refused> {
         for change in &transition.changes {
             let taken = match change {
@@ -285,18 +297,18 @@ impl<'db> Tables<'db> {
             match row {
                 Row::Step(step) => {
                     let no = self.number_of(step.run)?;
-                    self.put_step.execute(no, step, text)?;
+                    self.put_step.execute(no, step, data)?;
                 }
-                Row::Attempt(attempt) => {
-                    let no = self.number_of(attempt.run)?;
-                    self.put_attempt.execute(no, attempt, text)?;
+                Row::StepOfAttempt(step, has_ended) => {
+                    self.put_step_of_attempt(step, *has_ended, data)?;
                 }
+                Row::Attempt(attempt) => self.put_attempt(attempt, data)?,
                 Row::Events {
                     run,
                     first,
                     last,
                     body,
-                } => self.append(*run, (*first, *last), body.text(text))?,
+                } => self.append(*run, (*first, *last), data.text(*body))?,
                 Row::Change(number) => {
                     self.write(&transition.changes[*number], &rows[at..])?;
                 }
@@ -306,6 +318,47 @@ impl<'db> Tables<'db> {
             }
         }
         Ok(Verdict::Applied)
+    }
+
+    fn put_step_of_attempt(
+        &mut self,
+        step: &Wide,
+        has_ended: bool,
+        data: Data<'_>,
+    ) -> Result<(), Refused> {
+        let no = self.number_of(step.run)?;
+        if has_ended && self.move_step.execute(no, step, data)? {
+            return Ok(());
+        }
+        if !self.put_step_of_attempt.execute(no, step, data)? {
+            self.part_from_attempt(no, data.place(step))?;
+            self.put_step_of_attempt.execute(no, step, data)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the attempt that the row of a step holds a row of its own.
+    fn part_from_attempt(&self, no: i64, place: Option<(i64, i64)>) -> Result<(), Refused> {
+        let at = (no, place.map(|p| p.0), place.map(|p| p.1));
+        let sql = format!(
+            "INSERT OR REPLACE INTO attempt (run, step, item, {}) SELECT run, step, item, {} FROM step \
+             WHERE run = ?1 AND step = ?2 AND item = ?3 AND launched IS NOT NULL",
+            TRY.map(|(_, column)| column).join(", "),
+            TRY.map(|(of_step, _)| of_step).join(", "),
+        );
+        self.db.prepare_cached(&sql)?.execute(at)?;
+        let sql = "UPDATE step SET launched = NULL WHERE run = ?1 AND step = ?2 AND item = ?3";
+        self.db.prepare_cached(sql)?.execute(at)?;
+        Ok(())
+    }
+
+    /// Puts an attempt where it is: in the row of its step, if that holds it.
+    fn put_attempt(&mut self, attempt: &Wide, data: Data<'_>) -> Result<(), Refused> {
+        let no = self.number_of(attempt.run)?;
+        if !self.put_latest.execute(no, attempt, data)? {
+            self.put_attempt.execute(no, attempt, data)?;
+        }
+        Ok(())
     }
 
     fn holder(&mut self, key: &RunKey) -> Result<Option<RunId>, rusqlite::Error> {
@@ -497,6 +550,70 @@ impl<'db> Tables<'db> {
         self.append.execute((no, bits(seq), body, token))?;
         Ok(())
     }
+}
+
+/// Columns of a step behind the number of its run.
+const STEP: [&str; 16] = [
+    "step",
+    "item",
+    "state",
+    "attempt",
+    "burned",
+    "lost",
+    "out_of_memory",
+    "ready_at",
+    "wake_at",
+    "ended_at",
+    "failure",
+    "skip",
+    "items",
+    "value",
+    "artifacts",
+    "cache",
+];
+/// Columns of an attempt behind its place: their names in the row of its step and in a row of its own.
+const TRY: [(&str, &str); 14] = [
+    ("launched", "attempt"),
+    ("token", "token"),
+    ("host", "host"),
+    ("launched_at", "launched_at"),
+    ("target", "target"),
+    ("pool", "pool"),
+    ("resources", "resources"),
+    ("started_at", "started_at"),
+    ("stopped_at", "ended_at"),
+    ("ending", "ending"),
+    ("handle", "handle"),
+    ("usage", "usage"),
+    ("logs", "logs"),
+    ("degraded", "degraded"),
+];
+
+/// Returns the statement that puts a step: its row is new, or these columns of it are replaced where `condition` holds.
+fn put_step(of_attempt: &[&str], condition: &str) -> String {
+    let columns = [&STEP, of_attempt].concat();
+    // The first two are where it is.
+    let set = columns[2..].iter().map(|c| format!("{c} = excluded.{c}"));
+    format!(
+        "INSERT INTO step (run, {}) VALUES (?1, {}) ON CONFLICT (run, step, item) DO UPDATE SET {} {condition}",
+        columns.join(", "),
+        values(2, columns.len()),
+        set.collect::<Vec<_>>().join(", "),
+    )
+}
+
+/// Returns so many parameters from that one on.
+fn values(first: usize, count: usize) -> String {
+    let values = (first..).take(count).map(|n| format!("?{n}"));
+    values.collect::<Vec<_>>().join(", ")
+}
+
+/// Returns what sets columns to the parameters from that one on.
+fn set(first: usize, columns: &[&str]) -> String {
+    let set = (first..)
+        .zip(columns)
+        .map(|(n, column)| format!("{column} = ?{n}"));
+    set.collect::<Vec<_>>().join(", ")
 }
 
 /// Writes how far a run is; the index of unfinished runs stays as it is if its state was that before.

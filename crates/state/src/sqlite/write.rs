@@ -54,7 +54,7 @@ pub(super) fn outside(db: &mut Connection, change: Change) -> Result<(), StoreEr
     tables.begin().map_err(failed)?;
     let batch = [Transition::new(vec![change])];
     let encoded = Encoded::of(&batch);
-    let applied = tables.apply(&batch[0], encoded.rows(0), encoded.text());
+    let applied = tables.apply(&batch[0], encoded.rows(0), encoded.data());
     applied.map_err(|refused| match refused {
         Refused::Broken(error) => error,
         Refused::Failed(e) => failed(e),
@@ -173,7 +173,7 @@ impl<'db> Writer<'db> {
                     Some(failure) => Ok(Verdict::EffectFailed(failure.clone())),
                     None => {
                         let prepared = &request.prepared;
-                        tables.apply(transition, prepared.rows(at), prepared.text())
+                        tables.apply(transition, prepared.rows(at), prepared.data())
                     }
                 };
                 each.push(verdict.map_err(|e| match e {

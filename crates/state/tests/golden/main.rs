@@ -11,6 +11,7 @@ mod content;
 mod kept;
 mod progress;
 mod signals;
+mod tried;
 
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,9 @@ fn transitions(schema: i64) -> Vec<Transition> {
     if schema >= 6 {
         all.extend(progress::transitions());
     }
+    if schema >= 7 {
+        all.extend(tried::transitions());
+    }
     all
 }
 
@@ -59,6 +63,9 @@ fn runs(schema: i64) -> Vec<Rows> {
     }
     if schema >= 6 {
         all.push(progress::moved());
+    }
+    if schema >= 7 {
+        all.push(tried::submitted());
     }
     all
 }

@@ -157,6 +157,7 @@ where
             an_attempt_with_nothing_optional_reads_back,
             a_put_replaces_the_whole_attempt,
             every_end_of_an_attempt_reads_back,
+            attempts_read_as_they_were_put_last_with_their_step_or_without,
             the_largest_numbers_read_back,
             a_version_reads_back_as_it_was_written,
             a_version_put_twice_keeps_the_first,

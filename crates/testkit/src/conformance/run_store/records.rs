@@ -1,5 +1,6 @@
 //! Every record reads back as it was written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use windlass_core::run_store::{
@@ -383,4 +384,53 @@ pub(super) async fn text_of_any_language_reads_back(p: Place) -> Found {
     record.reason = Some("a\nb\u{0}c".to_owned());
     p.put(vec![put_run(record.clone())]).await?;
     same(&p.run(record.id).await?, &Some(record))
+}
+
+/// A walk through what can be put of three places of a run and three attempts of each: with its step or alone, more of
+/// it or less.
+pub(super) async fn attempts_read_as_they_were_put_last_with_their_step_or_without(
+    p: Place,
+) -> Found {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut below = |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % n
+    };
+    let places = [Slot::step(0), Slot::item(0, 0), Slot::step(1)];
+    let (mut steps, mut attempts) = (BTreeMap::new(), BTreeMap::new());
+    for _ in 0..200 {
+        let (mut put, mut put_attempts) = (Vec::new(), Vec::new());
+        for slot in places {
+            for _ in 0..below(3) {
+                let number = 1 + u32::try_from(below(3)).unwrap_or(0);
+                let mut one = match below(2) {
+                    0 => attempt(run_id(1), slot, number),
+                    _ => full_attempt(run_id(1), slot, number),
+                };
+                one.launched_at = at(i64::try_from(below(1_000)).unwrap_or(0));
+                attempts.insert((slot, number), one.clone());
+                put_attempts.push(one);
+            }
+            if below(2) == 0 {
+                let mut step = match below(2) {
+                    0 => StepRecord::new(run_id(1), slot),
+                    _ => full_step(run_id(1), slot),
+                };
+                step.attempt = AttemptNo::new(u32::try_from(below(4)).unwrap_or(0));
+                steps.insert(slot, step.clone());
+                put.push(step);
+            }
+        }
+        let found = snapshot(&p, &put, &put_attempts).await?;
+        let in_order = |mut all: Vec<AttemptRecord>| {
+            all.sort_by_key(|a| (a.slot, a.attempt));
+            all
+        };
+        same(&found.steps, &steps.values().cloned().collect())?;
+        let expected = in_order(attempts.values().cloned().collect());
+        same(&in_order(found.attempts), &expected)?;
+    }
+    Ok(())
 }
