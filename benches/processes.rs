@@ -11,6 +11,8 @@
 #![expect(clippy::disallowed_methods, reason = "benchmarks measure real time")]
 
 mod common;
+#[path = "common/parts.rs"]
+mod parts;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,7 +22,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{bar, quick, row, wanted};
+use common::{bar, quick, row};
+use parts::wanted;
 use rusqlite::Connection;
 use rustix::time::{ClockId, clock_gettime};
 use windlass::{

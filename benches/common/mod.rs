@@ -28,13 +28,6 @@ pub(crate) fn row(name: &str, steps: usize, took: Duration, note: &str) {
     );
 }
 
-/// Returns whether this part is to be measured: all are, without `--only PART`.
-#[allow(dead_code, reason = "not every benchmark has parts")]
-pub(crate) fn wanted(part: &str) -> bool {
-    let only = std::env::args().skip_while(|a| a != "--only").nth(1);
-    only.is_none_or(|only| only == part)
-}
-
 /// Returns true for a short run that only shows that everything works.
 pub(crate) fn quick() -> bool {
     std::env::args().any(|a| a == "--quick")

@@ -15,6 +15,8 @@ mod common;
 mod counting;
 mod hosts;
 mod large;
+#[path = "../common/parts.rs"]
+mod parts;
 mod restart;
 
 use std::cmp::Ordering;
@@ -25,9 +27,10 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{bar, quick, row, wanted};
+use common::{bar, quick, row};
 use counting::Counting;
 use futures::future::join_all;
+use parts::wanted;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use windlass::run_store::RunStore;
