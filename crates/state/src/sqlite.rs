@@ -13,6 +13,7 @@
 //! This store doesn't share a file between hosts and doesn't encrypt.
 
 mod check;
+mod columns;
 mod compact;
 mod effect;
 mod encoded;

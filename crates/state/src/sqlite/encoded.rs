@@ -10,6 +10,7 @@ use windlass_core::run_store::{
 };
 use windlass_core::{RunId, Slot};
 
+use super::columns::{STEP, TRY};
 use crate::group::Prepared;
 
 /// The hot rows of a batch, with their text in one piece.
@@ -51,11 +52,6 @@ pub(super) struct Wide {
     /// Where its values lie in those of the batch: all but the first, which is the number of the run.
     columns: (usize, usize),
 }
-
-/// Columns of a step, without the number of the run.
-const STEP: usize = 16;
-/// Columns that say how an attempt is, without its place.
-const TRY: usize = 14;
 
 /// The value of a column.
 #[derive(Debug, Clone, Copy)]
@@ -174,7 +170,7 @@ impl Encoded {
         Wide { run, columns }
     }
 
-    fn columns_of_step(&mut self, step: &StepRecord) -> Result<[Value; STEP], String> {
+    fn columns_of_step(&mut self, step: &StepRecord) -> Result<[Value; STEP.len()], String> {
         let output = step.output.as_ref();
         let items = step.items.as_ref().map(|items| &items.bytes()[..]);
         let value = output.map(|o| &o.value).filter(|v| !v.is_none());
@@ -198,7 +194,7 @@ impl Encoded {
         ])
     }
 
-    fn columns_of_try(&mut self, attempt: &AttemptRecord) -> Result<[Value; TRY], String> {
+    fn columns_of_try(&mut self, attempt: &AttemptRecord) -> Result<[Value; TRY.len()], String> {
         let target = attempt.target.as_ref().map(AsRef::<str>::as_ref);
         let pool = attempt.pool.as_ref().map(AsRef::<str>::as_ref);
         let resources = Some(&attempt.resources).filter(|r| !r.is_empty());

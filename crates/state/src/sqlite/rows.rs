@@ -13,6 +13,7 @@ use windlass_core::run_store::{
 };
 use windlass_core::{CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord};
 
+use super::columns;
 use super::effect::Effects;
 use super::encoded::{Data, Row, Sparse, Text, Wide, item_of};
 use super::read;
@@ -167,7 +168,6 @@ impl<'db> Tables<'db> {
     pub(super) fn new(db: &'db Connection, effects: Effects) -> Result<Self, rusqlite::Error> {
         // They stay, so they take nothing of what the connection has for short-lived memory.
         let sql = |text: &str| db.prepare_with_flags(text, PrepFlags::SQLITE_PREPARE_PERSISTENT);
-        let of_step = TRY.map(|(of_step, _)| of_step);
         Ok(Self {
             db,
             effects,
@@ -201,24 +201,11 @@ impl<'db> Tables<'db> {
                 "UPDATE run_state SET cancel_requested = ?2, started_at = ?3, ended_at = ?4, next_token = ?5, \
                  next_seq = ?6, reason = ?7 WHERE run = ?1",
             )?,
-            put_step: Sparse::new(sql(&put_step(&[], ""))?),
-            put_step_of_attempt: Sparse::new(sql(&put_step(
-                &of_step,
-                "WHERE launched IS NULL OR launched = excluded.launched",
-            ))?),
-            move_step: Sparse::new(sql(&format!(
-                "UPDATE step SET {} WHERE run = ?1 AND step = ?2 AND item = ?3 AND (launched IS NULL OR launched = ?18)",
-                set(4, &[&STEP[2..], &of_step].concat())
-            ))?),
-            put_latest: Sparse::new(sql(&format!(
-                "UPDATE step SET {} WHERE run = ?1 AND step = ?2 AND item = ?3 AND launched = ?4",
-                set(5, &of_step[1..])
-            ))?),
-            put_attempt: Sparse::new(sql(&format!(
-                "INSERT OR REPLACE INTO attempt (run, step, item, {}) VALUES (?1, {})",
-                TRY.map(|(_, column)| column).join(", "),
-                values(2, 2 + TRY.len())
-            ))?),
+            put_step: Sparse::new(sql(&columns::put_step())?),
+            put_step_of_attempt: Sparse::new(sql(&columns::put_step_of_attempt())?),
+            move_step: Sparse::new(sql(&columns::move_step())?),
+            put_latest: Sparse::new(sql(&columns::put_latest())?),
+            put_attempt: Sparse::new(sql(&columns::put_attempt())?),
             append: sql("INSERT INTO event (run, last, body, next_token) VALUES (?1, ?2, ?3, ?4)")?,
             add_outbox: sql(
                 "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
@@ -340,13 +327,7 @@ impl<'db> Tables<'db> {
     /// Gives the attempt that the row of a step holds a row of its own.
     fn part_from_attempt(&self, no: i64, place: Option<(i64, i64)>) -> Result<(), Refused> {
         let at = (no, place.map(|p| p.0), place.map(|p| p.1));
-        let sql = format!(
-            "INSERT OR REPLACE INTO attempt (run, step, item, {}) SELECT run, step, item, {} FROM step \
-             WHERE run = ?1 AND step = ?2 AND item = ?3 AND launched IS NOT NULL",
-            TRY.map(|(_, column)| column).join(", "),
-            TRY.map(|(of_step, _)| of_step).join(", "),
-        );
-        self.db.prepare_cached(&sql)?.execute(at)?;
+        self.db.prepare_cached(&columns::part())?.execute(at)?;
         let sql = "UPDATE step SET launched = NULL WHERE run = ?1 AND step = ?2 AND item = ?3";
         self.db.prepare_cached(sql)?.execute(at)?;
         Ok(())
@@ -550,70 +531,6 @@ impl<'db> Tables<'db> {
         self.append.execute((no, bits(seq), body, token))?;
         Ok(())
     }
-}
-
-/// Columns of a step behind the number of its run.
-const STEP: [&str; 16] = [
-    "step",
-    "item",
-    "state",
-    "attempt",
-    "burned",
-    "lost",
-    "out_of_memory",
-    "ready_at",
-    "wake_at",
-    "ended_at",
-    "failure",
-    "skip",
-    "items",
-    "value",
-    "artifacts",
-    "cache",
-];
-/// Columns of an attempt behind its place: their names in the row of its step and in a row of its own.
-const TRY: [(&str, &str); 14] = [
-    ("launched", "attempt"),
-    ("token", "token"),
-    ("host", "host"),
-    ("launched_at", "launched_at"),
-    ("target", "target"),
-    ("pool", "pool"),
-    ("resources", "resources"),
-    ("started_at", "started_at"),
-    ("stopped_at", "ended_at"),
-    ("ending", "ending"),
-    ("handle", "handle"),
-    ("usage", "usage"),
-    ("logs", "logs"),
-    ("degraded", "degraded"),
-];
-
-/// Returns the statement that puts a step: its row is new, or these columns of it are replaced where `condition` holds.
-fn put_step(of_attempt: &[&str], condition: &str) -> String {
-    let columns = [&STEP, of_attempt].concat();
-    // The first two are where it is.
-    let set = columns[2..].iter().map(|c| format!("{c} = excluded.{c}"));
-    format!(
-        "INSERT INTO step (run, {}) VALUES (?1, {}) ON CONFLICT (run, step, item) DO UPDATE SET {} {condition}",
-        columns.join(", "),
-        values(2, columns.len()),
-        set.collect::<Vec<_>>().join(", "),
-    )
-}
-
-/// Returns so many parameters from that one on.
-fn values(first: usize, count: usize) -> String {
-    let values = (first..).take(count).map(|n| format!("?{n}"));
-    values.collect::<Vec<_>>().join(", ")
-}
-
-/// Returns what sets columns to the parameters from that one on.
-fn set(first: usize, columns: &[&str]) -> String {
-    let set = (first..)
-        .zip(columns)
-        .map(|(n, column)| format!("{column} = ?{n}"));
-    set.collect::<Vec<_>>().join(", ")
 }
 
 /// Writes how far a run is; the index of unfinished runs stays as it is if its state was that before.
