@@ -13,7 +13,6 @@
 //! This store doesn't share a file between hosts and doesn't encrypt.
 
 mod check;
-mod columns;
 mod compact;
 mod effect;
 mod encoded;
@@ -24,6 +23,7 @@ mod pool;
 mod read;
 mod reopen;
 mod rows;
+mod steps;
 mod write;
 
 use std::fmt;

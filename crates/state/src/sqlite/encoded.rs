@@ -1,8 +1,7 @@
 //! Rows as they go into the file, made by whoever asks for a commit: the thread that writes has enough to do,
 //! and records that another core has just made are far away from it.
 
-use rusqlite::Statement;
-use rusqlite::types::{Null, ToSqlOutput, ValueRef};
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Result as Sql, ToSql};
 use serde::Serialize;
 use windlass_core::run_store::{
@@ -10,7 +9,7 @@ use windlass_core::run_store::{
 };
 use windlass_core::{RunId, Slot};
 
-use super::columns::{STEP, TRY};
+use super::steps::{STEP, TRY};
 use crate::group::Prepared;
 
 /// The hot rows of a batch, with their text in one piece.
@@ -354,55 +353,7 @@ impl<'a> Data<'a> {
     }
 
     /// Returns the values of a row behind the number of its run.
-    fn columns(self, row: &Wide) -> &'a [Value] {
+    pub(super) fn columns(self, row: &Wide) -> &'a [Value] {
         &self.columns[row.columns.0..row.columns.1]
-    }
-
-    /// Returns the step and the item that a row is of.
-    pub(super) fn place(self, row: &Wide) -> Option<(i64, i64)> {
-        match self.columns(row) {
-            [Value::Number(step), Value::Number(item), ..] => Some((*step, *item)),
-            _ => None,
-        }
-    }
-}
-
-/// The statement of a table with many columns, few of which have a value: those without one are not bound again.
-#[derive(Debug)]
-pub(super) struct Sparse<'db> {
-    statement: Statement<'db>,
-    /// A bit for each column that has one.
-    bound: u32,
-}
-
-impl<'db> Sparse<'db> {
-    pub(super) const fn new(statement: Statement<'db>) -> Self {
-        Self {
-            statement,
-            bound: 0,
-        }
-    }
-
-    /// Writes a row of that run, and returns whether it did.
-    pub(super) fn execute(&mut self, run: i64, row: &Wide, data: Data<'_>) -> Sql<bool> {
-        self.statement.raw_bind_parameter(1, run)?;
-        for (column, value) in (2..).zip(data.columns(row)) {
-            let bit = 1 << column;
-            match value {
-                Value::Null if self.bound & bit == 0 => continue,
-                Value::Null => self.statement.raw_bind_parameter(column, Null)?,
-                Value::Number(n) => self.statement.raw_bind_parameter(column, *n)?,
-                Value::Text(..) => {
-                    self.statement
-                        .raw_bind_parameter(column, data.text(*value))?;
-                }
-            }
-            if matches!(value, Value::Null) {
-                self.bound &= !bit;
-            } else {
-                self.bound |= bit;
-            }
-        }
-        Ok(self.statement.raw_execute()? > 0)
     }
 }

@@ -13,10 +13,10 @@ use windlass_core::run_store::{
 };
 use windlass_core::{CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord};
 
-use super::columns;
 use super::effect::Effects;
-use super::encoded::{Data, Row, Sparse, Text, Wide, item_of};
+use super::encoded::{Data, Row, Text, item_of};
 use super::read;
+use super::steps::Steps;
 use crate::records::same_request;
 
 /// Runs that the writer remembers; the engine keeps all unfinished ones in memory anyway.
@@ -147,11 +147,7 @@ pub(super) struct Tables<'db> {
     put_run: Statement<'db>,
     put_state: Statement<'db>,
     put_progress: Statement<'db>,
-    put_step: Sparse<'db>,
-    put_step_of_attempt: Sparse<'db>,
-    move_step: Sparse<'db>,
-    put_latest: Sparse<'db>,
-    put_attempt: Sparse<'db>,
+    steps: Steps<'db>,
     append: Statement<'db>,
     add_outbox: Statement<'db>,
     put_outbox: Statement<'db>,
@@ -201,11 +197,7 @@ impl<'db> Tables<'db> {
                 "UPDATE run_state SET cancel_requested = ?2, started_at = ?3, ended_at = ?4, next_token = ?5, \
                  next_seq = ?6, reason = ?7 WHERE run = ?1",
             )?,
-            put_step: Sparse::new(sql(&columns::put_step())?),
-            put_step_of_attempt: Sparse::new(sql(&columns::put_step_of_attempt())?),
-            move_step: Sparse::new(sql(&columns::move_step())?),
-            put_latest: Sparse::new(sql(&columns::put_latest())?),
-            put_attempt: Sparse::new(sql(&columns::put_attempt())?),
+            steps: Steps::new(sql)?,
             append: sql("INSERT INTO event (run, last, body, next_token) VALUES (?1, ?2, ?3, ?4)")?,
             add_outbox: sql(
                 "INSERT INTO outbox (id, notifier, state, tries, at, next_at, last_error, external_id, notification) \
@@ -284,12 +276,16 @@ impl<'db> Tables<'db> {
             match row {
                 Row::Step(step) => {
                     let no = self.number_of(step.run)?;
-                    self.put_step.execute(no, step, data)?;
+                    self.steps.put_step(no, step, data)?;
                 }
                 Row::StepOfAttempt(step, has_ended) => {
-                    self.put_step_of_attempt(step, *has_ended, data)?;
+                    let no = self.number_of(step.run)?;
+                    self.steps.put_both(no, step, *has_ended, data)?;
                 }
-                Row::Attempt(attempt) => self.put_attempt(attempt, data)?,
+                Row::Attempt(attempt) => {
+                    let no = self.number_of(attempt.run)?;
+                    self.steps.put_attempt(no, attempt, data)?;
+                }
                 Row::Events {
                     run,
                     first,
@@ -305,41 +301,6 @@ impl<'db> Tables<'db> {
             }
         }
         Ok(Verdict::Applied)
-    }
-
-    fn put_step_of_attempt(
-        &mut self,
-        step: &Wide,
-        has_ended: bool,
-        data: Data<'_>,
-    ) -> Result<(), Refused> {
-        let no = self.number_of(step.run)?;
-        if has_ended && self.move_step.execute(no, step, data)? {
-            return Ok(());
-        }
-        if !self.put_step_of_attempt.execute(no, step, data)? {
-            self.part_from_attempt(no, data.place(step))?;
-            self.put_step_of_attempt.execute(no, step, data)?;
-        }
-        Ok(())
-    }
-
-    /// Gives the attempt that the row of a step holds a row of its own.
-    fn part_from_attempt(&self, no: i64, place: Option<(i64, i64)>) -> Result<(), Refused> {
-        let at = (no, place.map(|p| p.0), place.map(|p| p.1));
-        self.db.prepare_cached(&columns::part())?.execute(at)?;
-        let sql = "UPDATE step SET launched = NULL WHERE run = ?1 AND step = ?2 AND item = ?3";
-        self.db.prepare_cached(sql)?.execute(at)?;
-        Ok(())
-    }
-
-    /// Puts an attempt where it is: in the row of its step, if that holds it.
-    fn put_attempt(&mut self, attempt: &Wide, data: Data<'_>) -> Result<(), Refused> {
-        let no = self.number_of(attempt.run)?;
-        if !self.put_latest.execute(no, attempt, data)? {
-            self.put_attempt.execute(no, attempt, data)?;
-        }
-        Ok(())
     }
 
     fn holder(&mut self, key: &RunKey) -> Result<Option<RunId>, rusqlite::Error> {
