@@ -1,8 +1,10 @@
-//! What the stores that write in groups ask of the records.
+//! What the stores that write in groups ask of the records, and the numbers that stand for parts of them.
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-use windlass_core::run_store::RunRecord;
+use windlass_core::Slot;
 use windlass_core::run_store::{Change, Transition};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use windlass_core::run_store::{OutboxState, RunRecord};
 
 /// Transitions that go into one transaction, unless one request has more.
 pub(crate) const MAX_TRANSITIONS: usize = 4_096;
@@ -43,4 +45,32 @@ pub(crate) fn same_request(a: &RunRecord, b: &RunRecord) -> bool {
         && a.code_commit == b.code_commit
         && a.rerun == b.rerun
         && a.fresh == b.fresh
+}
+
+/// Returns the number that stands for the item; -1 for the step itself.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn item_of(slot: Slot) -> i64 {
+    slot.item.map_or(-1, i64::from)
+}
+
+/// Returns the number that stands for the state; `None` for one that this release doesn't know.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) const fn outbox_code(state: OutboxState) -> Option<u8> {
+    match state {
+        OutboxState::Pending => Some(0),
+        OutboxState::Delivered => Some(1),
+        OutboxState::Dead => Some(2),
+        _ => None,
+    }
+}
+
+/// Returns the state that a number stands for.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) const fn outbox_state(code: u8) -> Option<OutboxState> {
+    match code {
+        0 => Some(OutboxState::Pending),
+        1 => Some(OutboxState::Delivered),
+        2 => Some(OutboxState::Dead),
+        _ => None,
+    }
 }

@@ -12,11 +12,13 @@
 //!
 //! This store doesn't share a file between hosts and doesn't encrypt.
 
+mod binding;
 mod check;
 mod compact;
 mod effect;
 mod encoded;
 mod export;
+mod known;
 mod migrate;
 mod open;
 mod pool;

@@ -8,12 +8,11 @@ use std::error::Error;
 use bytes::BytesMut;
 use serde::Serialize;
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
-use windlass_core::run_store::{
-    AttemptRecord, OutboxRecord, OutboxState, RunRecord, StepRecord, VersionRecord,
-};
-use windlass_core::{CacheEntry, Shard, SignalRecord, Slot, Timestamp};
+use windlass_core::run_store::{AttemptRecord, OutboxRecord, RunRecord, StepRecord, VersionRecord};
+use windlass_core::{CacheEntry, Shard, SignalRecord, Timestamp};
 
 use super::plan::EventRow;
+use crate::records::{item_of, outbox_code};
 
 /// The values of one column.
 pub(super) type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
@@ -203,7 +202,7 @@ macro_rules! outbox {
             --
             shard: "smallint" = i16::from(Shard::of_text(&o.id).number());
             notifier: "text" = o.notifier.as_str();
-            state: "smallint" = outbox_code(o.state).unwrap_or(-1);
+            state: "smallint" = outbox_code(o.state).map_or(-1, i16::from);
             tries: "bigint" = i64::from(o.tries);
             at: "bigint" = o.notification.at.as_micros();
             next_at: "bigint" = o.next_at.as_micros();
@@ -236,31 +235,6 @@ table!(CACHE: CacheEntry, "cache", Replace, |c| {
     value: "text" = Some(&c.output.value).filter(|v| !v.is_none()).map(|v| Text(v.bytes()));
     artifacts: "text" = serde_json::to_string(&c.output.artifacts)?;
 });
-
-/// Returns the number that stands for the state; `None` for one that this release doesn't know.
-pub(super) const fn outbox_code(state: OutboxState) -> Option<i16> {
-    match state {
-        OutboxState::Pending => Some(0),
-        OutboxState::Delivered => Some(1),
-        OutboxState::Dead => Some(2),
-        _ => None,
-    }
-}
-
-/// Returns the state that a number stands for.
-pub(super) const fn outbox_state(code: i16) -> Option<OutboxState> {
-    match code {
-        0 => Some(OutboxState::Pending),
-        1 => Some(OutboxState::Delivered),
-        2 => Some(OutboxState::Dead),
-        _ => None,
-    }
-}
-
-/// Returns the number that stands for the item; -1 for the step itself.
-fn item_of(slot: Slot) -> i64 {
-    slot.item.map_or(-1, i64::from)
-}
 
 fn micros(at: Option<Timestamp>) -> Option<i64> {
     at.map(|t| t.as_micros())

@@ -16,9 +16,8 @@ use windlass_core::{
     CacheEntry, Digest, RunId, RunKey, RunState, ShardSet, SignalId, SignalRecord, Slot, Timestamp,
 };
 
-use super::columns::outbox_code;
 use super::effect::PostgresEffect;
-use crate::records::same_request;
+use crate::records::{outbox_code, same_request};
 
 /// Bytes of events that lie in one row, about: a reader decodes whole rows.
 const EVENT_ROW: usize = 64 << 10;

@@ -16,9 +16,9 @@ use windlass_core::{
     Timestamp,
 };
 
-use super::columns::{outbox_code, outbox_state};
 use super::connect::{Connection, Pipeline};
 use super::pool::{Reading, Unread};
+use crate::records::{outbox_code, outbox_state};
 
 type Read<T> = Result<T, Unread>;
 
@@ -398,8 +398,9 @@ const ENTRY: &str = "state, id, notifier, notification, tries, next_at, last_err
 
 fn outbox_row(row: &Row) -> Read<OutboxRecord> {
     let mut fields = Fields::of(row);
-    let code = fields.take()?;
-    let state = outbox_state(code).ok_or_else(|| wrong(format!("no state has code=`{code}`")))?;
+    let code: i16 = fields.take()?;
+    let state = u8::try_from(code).ok().and_then(outbox_state);
+    let state = state.ok_or_else(|| wrong(format!("no state has code=`{code}`")))?;
     let id = fields.take()?;
     let notifier = fields.parsed()?;
     let notification = serde_json::from_str(fields.take()?).map_err(wrong)?;

@@ -4,13 +4,14 @@
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Result as Sql, ToSql};
 use serde::Serialize;
+use windlass_core::RunId;
 use windlass_core::run_store::{
     AttemptRecord, Change, EventKind, EventRecord, StepRecord, Transition,
 };
-use windlass_core::{RunId, Slot};
 
 use super::steps::{STEP, TRY};
 use crate::group::Prepared;
+use crate::records::item_of;
 
 /// The hot rows of a batch, with their text in one piece.
 #[derive(Debug, Default)]
@@ -319,11 +320,6 @@ fn number(n: impl Into<i64>) -> Value {
 
 fn maybe(n: Option<i64>) -> Value {
     n.map_or(Value::Null, Value::Number)
-}
-
-/// Returns the number that stands for the item; -1 for the step itself.
-pub(super) fn item_of(slot: Slot) -> i64 {
-    slot.item.map_or(-1, i64::from)
 }
 
 /// Text that is known to be UTF-8.

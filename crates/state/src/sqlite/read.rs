@@ -13,7 +13,7 @@ use windlass_core::{
     RunState, SignalId, SignalRecord, Slot, StepOutput, StepState, Timestamp,
 };
 
-use super::rows::{outbox_code, outbox_state};
+use crate::records::{outbox_code, outbox_state};
 
 pub(super) type Read<T> = Result<T, rusqlite::Error>;
 

@@ -4,17 +4,14 @@
 //! runs is true until a rollback ([`Tables::forget`]). Statements are prepared once; a row's hot
 //! columns are numbers, and only what is there becomes JSON.
 
-use std::collections::HashMap;
-
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, PrepFlags, Statement};
-use serde::Serialize;
-use windlass_core::run_store::{
-    Change, OutboxRecord, OutboxState, RunRecord, StoreError, Transition, Verdict, VersionRecord,
-};
-use windlass_core::{CacheEntry, Failure, FencingToken, RunId, RunKey, RunState, SignalRecord};
+use windlass_core::run_store::{Change, RunRecord, StoreError, Transition, Verdict, VersionRecord};
+use windlass_core::{Failure, RunId, RunKey, RunState};
 
+use super::binding::{add_signal, bind_progress, bind_request, bits, json, put_cache, put_outbox};
 use super::effect::Effects;
-use super::encoded::{Data, Row, Text, item_of};
+use super::encoded::{Data, Row, Text};
+use super::known::{Known, Runs};
 use super::read;
 use super::steps::Steps;
 use crate::records::same_request;
@@ -51,85 +48,8 @@ impl From<serde_json::Error> for Refused {
     }
 }
 
-fn broken(message: impl Into<String>) -> Refused {
+pub(super) fn broken(message: impl Into<String>) -> Refused {
     Refused::Broken(StoreError::corrupt(message))
-}
-
-/// What the writer remembers of a run.
-#[derive(Debug)]
-struct Known {
-    no: i64,
-    last_seq: u64,
-    /// As it was put last.
-    record: RunRecord,
-    /// Its row doesn't say how far it is: its last events do.
-    is_behind: bool,
-    /// The numbers of its next event and next token, which the events that come with them will say.
-    carried: Option<(u64, FencingToken)>,
-}
-
-impl Known {
-    /// Takes over how far it is, and returns whether that is all that changed.
-    fn moves_to(&mut self, run: &RunRecord) -> bool {
-        let known = &mut self.record;
-        known.next_seq = run.next_seq;
-        known.next_token = run.next_token;
-        let is_all = known.state == run.state
-            && known.cancels == run.cancels
-            && known.started_at == run.started_at
-            && known.ended_at == run.ended_at
-            && known.reason == run.reason;
-        if !is_all {
-            known.state = run.state;
-            known.cancels = run.cancels;
-            known.started_at = run.started_at;
-            known.ended_at = run.ended_at;
-            known.reason.clone_from(&run.reason);
-        }
-        is_all
-    }
-}
-
-/// What is known of runs. The rows of a transition are of one run, mostly: it is looked up once.
-#[derive(Debug, Default)]
-struct Runs {
-    places: HashMap<RunId, usize>,
-    known: Vec<Known>,
-    last: Option<(RunId, usize)>,
-}
-
-impl Runs {
-    /// Returns whether it is known, and makes it the last one if so.
-    fn has(&mut self, id: RunId) -> bool {
-        if self.last.is_none_or(|(last, _)| last != id) {
-            self.last = self.places.get(&id).map(|place| (id, *place));
-        }
-        self.last.is_some()
-    }
-
-    fn last(&mut self) -> Option<&mut Known> {
-        self.known.get_mut(self.last?.1)
-    }
-
-    fn insert(&mut self, id: RunId, known: Known) {
-        let place = self.known.len();
-        self.known.push(known);
-        self.places.insert(id, place);
-        self.last = Some((id, place));
-    }
-
-    fn remove(&mut self, id: RunId) {
-        self.places.remove(&id);
-        self.last = None;
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    fn len(&self) -> usize {
-        self.known.len()
-    }
 }
 
 /// The statements and what they need.
@@ -511,145 +431,6 @@ fn write_state(
     put_state.raw_execute().map(drop)
 }
 
-/// Binds all of `run_state` but the state, in the order of its statements.
-fn bind_progress(row: &mut Statement<'_>, no: i64, run: &RunRecord) -> Result<(), rusqlite::Error> {
-    row.raw_bind_parameter(1, no)?;
-    row.raw_bind_parameter(2, run.cancels)?;
-    row.raw_bind_parameter(3, run.started_at.map(|t| t.as_micros()))?;
-    row.raw_bind_parameter(4, run.ended_at.map(|t| t.as_micros()))?;
-    row.raw_bind_parameter(5, bits(run.next_token.get()))?;
-    row.raw_bind_parameter(6, bits(run.next_seq))?;
-    row.raw_bind_parameter(7, run.reason.as_deref())
-}
-
 fn missing(run: RunId) -> Refused {
     broken(format!("a row is for a run that isn't there run=`{run}`"))
-}
-
-/// SQLite's integers are signed; the bits stay the same.
-const fn bits(n: u64) -> i64 {
-    n.cast_signed()
-}
-
-/// Writes a value into the buffer and returns it.
-fn json<'a, T: Serialize + ?Sized>(
-    text: &'a mut Vec<u8>,
-    value: &T,
-) -> Result<&'a [u8], serde_json::Error> {
-    text.clear();
-    serde_json::to_writer(&mut *text, value)?;
-    Ok(text)
-}
-
-fn bind_json<T: Serialize>(
-    row: &mut Statement<'_>,
-    column: usize,
-    text: &mut Vec<u8>,
-    value: Option<&T>,
-) -> Result<(), Refused> {
-    match value {
-        None => row.raw_bind_parameter(column, rusqlite::types::Null)?,
-        Some(value) => row.raw_bind_parameter(column, Text(json(text, value)?))?,
-    }
-    Ok(())
-}
-
-fn bind_request(
-    row: &mut Statement<'_>,
-    run: &RunRecord,
-    text: &mut Vec<u8>,
-) -> Result<(), Refused> {
-    row.raw_bind_parameter(1, run.id.as_uuid().as_bytes())?;
-    row.raw_bind_parameter(2, run.key.as_str())?;
-    row.raw_bind_parameter(3, run.pipeline.as_str())?;
-    row.raw_bind_parameter(4, run.environment.as_str())?;
-    row.raw_bind_parameter(5, run.version.as_bytes())?;
-    row.raw_bind_parameter(6, run.date.to_string())?;
-    row.raw_bind_parameter(7, run.created_at.as_micros())?;
-    let parent = run.parent.as_ref();
-    row.raw_bind_parameter(8, parent.map(|(id, _)| id.as_uuid().as_bytes()))?;
-    row.raw_bind_parameter(9, parent.map(|(_, slot)| slot.step))?;
-    row.raw_bind_parameter(10, parent.map(|(_, slot)| item_of(*slot)))?;
-    row.raw_bind_parameter(11, run.pipeline_commit.as_deref())?;
-    row.raw_bind_parameter(12, run.code_commit.as_deref())?;
-    let params = Some(&run.params).filter(|p| !p.is_none());
-    row.raw_bind_parameter(13, params.map(|p| Text(p.bytes())))?;
-    bind_json(row, 14, text, run.rerun.as_ref())?;
-    row.raw_bind_parameter(15, run.fresh)?;
-    Ok(())
-}
-
-fn put_cache(
-    row: &mut Statement<'_>,
-    entry: &CacheEntry,
-    text: &mut Vec<u8>,
-) -> Result<(), Refused> {
-    row.raw_bind_parameter(1, entry.key.as_bytes())?;
-    row.raw_bind_parameter(2, entry.line.as_str())?;
-    row.raw_bind_parameter(3, entry.run.as_uuid().as_bytes())?;
-    row.raw_bind_parameter(4, entry.slot.step)?;
-    row.raw_bind_parameter(5, item_of(entry.slot))?;
-    row.raw_bind_parameter(6, entry.created_at.as_micros())?;
-    row.raw_bind_parameter(7, entry.used_at.as_micros())?;
-    bind_json(row, 8, text, Some(&entry.parts))?;
-    let value = Some(&entry.output.value).filter(|v| !v.is_none());
-    row.raw_bind_parameter(9, value.map(|v| Text(v.bytes())))?;
-    bind_json(row, 10, text, Some(&entry.output.artifacts))?;
-    row.raw_execute()?;
-    Ok(())
-}
-
-fn add_signal(
-    row: &mut Statement<'_>,
-    signal: &SignalRecord,
-    text: &mut Vec<u8>,
-) -> Result<(), Refused> {
-    let at = signal.at.as_micros();
-    row.execute((signal.id.as_str(), at, Text(json(text, &signal.signal)?)))?;
-    Ok(())
-}
-
-/// Returns the number that stands for the state; `None` for one that this release doesn't know.
-pub(super) const fn outbox_code(state: OutboxState) -> Option<u8> {
-    match state {
-        OutboxState::Pending => Some(0),
-        OutboxState::Delivered => Some(1),
-        OutboxState::Dead => Some(2),
-        _ => None,
-    }
-}
-
-/// Returns the state that a number stands for.
-pub(super) const fn outbox_state(code: u8) -> Option<OutboxState> {
-    match code {
-        0 => Some(OutboxState::Pending),
-        1 => Some(OutboxState::Delivered),
-        2 => Some(OutboxState::Dead),
-        _ => None,
-    }
-}
-
-fn put_outbox(
-    row: &mut Statement<'_>,
-    entry: &OutboxRecord,
-    text: &mut Vec<u8>,
-) -> Result<(), Refused> {
-    let state = outbox_code(entry.state).ok_or_else(|| {
-        broken(format!(
-            "this store can't keep such a state state=`{:?}`",
-            entry.state
-        ))
-    })?;
-    row.execute((
-        entry.id.as_str(),
-        entry.notifier.as_str(),
-        state,
-        entry.tries,
-        entry.notification.at.as_micros(),
-        entry.next_at.as_micros(),
-        entry.last_error.as_deref(),
-        entry.external_id.as_deref(),
-        Text(json(text, &entry.notification)?),
-    ))?;
-    Ok(())
 }
