@@ -17,14 +17,19 @@ pub(crate) fn moved() -> Rows {
     rows
 }
 
+/// Returns what makes a run as it is now of what it was before.
+pub(crate) fn since(now: &Rows, before: &Rows) -> Transition {
+    let known = before.events.len() as u64;
+    let changes = now.write().changes.into_iter();
+    let changes = changes.filter_map(|change| match change {
+        Change::CreateRun(run) => Some(Change::PutRun(run)),
+        Change::AppendEvent(event) if event.seq <= known => None,
+        change => Some(change),
+    });
+    Transition::new(changes.collect())
+}
+
 pub(crate) fn transitions() -> Vec<Transition> {
-    let (created, moved) = (created(), moved());
-    let mut changes = vec![Change::PutRun(Box::new(moved.run))];
-    let steps = moved.steps.into_iter().map(Box::new);
-    changes.extend(steps.map(Change::PutStep));
-    let attempts = moved.attempts.into_iter().map(Box::new);
-    changes.extend(attempts.map(Change::PutAttempt));
-    let events = moved.events.into_iter().skip(created.events.len());
-    changes.extend(events.map(Box::new).map(Change::AppendEvent));
-    vec![created.write(), Transition::new(changes)]
+    let created = created();
+    vec![created.write(), since(&moved(), &created)]
 }

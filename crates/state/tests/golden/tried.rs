@@ -7,6 +7,7 @@ use windlass_core::{
 };
 
 use super::content::{Rows, at, logical};
+use super::progress::since;
 
 const SLOT: Slot = Slot::step(0);
 
@@ -40,29 +41,11 @@ pub(crate) fn submitted() -> Rows {
 }
 
 pub(crate) fn transitions() -> Vec<Transition> {
-    let (first, second, submitted) = (first(), second(), submitted());
-    let put = |rows: &Rows, attempts: &[usize]| {
-        let attempts = attempts.iter().map(|n| rows.attempts[*n].clone());
-        attempts
-            .map(Box::new)
-            .map(Change::PutAttempt)
-            .collect::<Vec<_>>()
-    };
-    let mut tried = vec![Change::PutRun(Box::new(second.run.clone()))];
-    tried.extend(
-        second
-            .steps
-            .iter()
-            .cloned()
-            .map(Box::new)
-            .map(Change::PutStep),
-    );
-    tried.extend(put(&second, &[0, 1]));
-    let events = second.events.iter().skip(first.events.len()).cloned();
-    tried.extend(events.map(Box::new).map(Change::AppendEvent));
+    let (first, second) = (first(), second());
+    let attempt = Box::new(submitted().attempts.swap_remove(1));
     vec![
         first.write(),
-        Transition::new(tried),
-        Transition::new(put(&submitted, &[1])),
+        since(&second, &first),
+        Transition::new(vec![Change::PutAttempt(attempt)]),
     ]
 }
